@@ -1,0 +1,1 @@
+"""Model and case to maps, with a test of their faithfulness."""

@@ -1,0 +1,1 @@
+"""The package on disk and the predictor that uses it."""

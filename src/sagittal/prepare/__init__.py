@@ -1,0 +1,1 @@
+"""Cases to arrays: fingerprint, plan, resampling, intensities, augmentation, splits, store."""

@@ -1,0 +1,1 @@
+"""Files to cases: one module a format, one a layout."""

@@ -1,0 +1,1 @@
+"""The questions: what to learn, how to read the answer, how to score it."""

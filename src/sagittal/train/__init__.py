@@ -1,0 +1,1 @@
+"""Arrays to a model, within a time budget."""
