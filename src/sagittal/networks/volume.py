@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from sagittal.prepare.plan import NetworkPlan
+from sagittal.prepare.plan import NetworkPlan
 
 # Widths stop growing here: deeper stages see few voxels and would only hold most of the weights.
 MAX_WIDTH = 256

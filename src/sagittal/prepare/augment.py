@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sagittal.prepare.plan import AugmentPlan
+from sagittal.prepare.plan import AugmentPlan
 
 # Share of the samples that get each intensity change; the others keep the network used to clean input.
 INTENSITY_SHARE = 0.5
