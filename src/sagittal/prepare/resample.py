@@ -28,7 +28,7 @@ def resize(array: Floats, size: Sequence[int]) -> Floats:
 
     Examples
     --------
-    >>> resize(np.arange(8.0), [4]).round(3).tolist()
+    >>> [round(v, 3) for v in resize(np.arange(8.0), [4]).tolist()]
     [0.714, 2.5, 4.5, 6.286]
     """
     result: Array = np.asarray(array, dtype=np.float32)

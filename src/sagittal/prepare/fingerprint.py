@@ -1,0 +1,341 @@
+"""Fingerprint: what a data set is like, in numbers that a plan can be made from."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sagittal.case import Case
+from sagittal.dataset import Dataset, Skipped
+from sagittal.errors import DataError, SagittalError
+from sagittal.image import Image
+from sagittal.labels import LabelScheme
+from sagittal.prepare.arrays import check_finite, is_missing, number
+from sagittal.progress import Quiet, Reporter
+
+#: Cases whose voxels are read; sizes and intensities of a data set are settled long before.
+SAMPLE = 256
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Five numbers of a distribution."""
+
+    low: float
+    p05: float
+    median: float
+    p95: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Minimum, 5th percentile, median, 95th percentile, maximum."""
+        return cls(*(float(v) for v in np.quantile(np.asarray(values, dtype=np.float64), [0, 0.05, 0.5, 0.95, 1])))
+
+
+@dataclass(frozen=True)
+class ColumnFacts:
+    """What a clinical column holds."""
+
+    name: str
+    missing: int
+    numeric: bool
+    mean: float = 0.0
+    std: float = 1.0
+    categories: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ChannelFacts:
+    """Intensities of one channel over the sampled cases, in the image's unit."""
+
+    mean: float
+    std: float
+    spread: Spread
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a data set is like. Sizes and spacings are in network order: (slices,) rows, columns.
+
+    Parameters
+    ----------
+    cases, patients : int
+    sampled : int
+        Cases whose voxels were read; the facts on sizes and intensities come from them.
+    splits : mapping of split to cases
+        ``""`` counts the cases without a given split.
+    classes : mapping of class to cases
+    unknown : int
+        Cases without a known class.
+    size, spacing_mm : one Spread an axis
+        `spacing_mm` is empty unless every sampled study states its voxel size.
+    modality, unit, body_part : str
+        The most frequent.
+    whole_numbers : bool
+        Whether all values are whole and within 0..255.
+    read_s : float
+        Median seconds to read a case.
+    bytes_in_memory : float
+        Median size of a study's float32 values.
+    content : str
+        SHA-256 over the files' names, sizes and times, the labels and the splits.
+    """
+
+    name: str
+    cases: int
+    patients: int
+    sampled: int
+    splits: Mapping[str, int]
+    scheme: LabelScheme
+    classes: Mapping[str, int]
+    unknown: int
+    images: tuple[str, ...]
+    dimensions: int
+    size: tuple[Spread, ...]
+    spacing_mm: tuple[Spread, ...]
+    channels: Mapping[str, int]
+    modality: str
+    modalities: Mapping[str, int]
+    unit: str
+    body_part: str
+    whole_numbers: bool
+    binary: bool
+    intensity: tuple[ChannelFacts, ...]
+    columns: tuple[ColumnFacts, ...]
+    read_s: float
+    bytes_in_memory: float
+    content: str
+    skipped: tuple[Skipped, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        values["scheme"] = self.scheme.to_json()
+        return values
+
+    def save(self, path: Path) -> None:
+        """Write the fingerprint as indented JSON."""
+        path.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def measure_dataset(dataset: Dataset, *, seed: int = 0, reporter: Reporter | None = None) -> Fingerprint:
+    """Measure a data set: counts over all cases, sizes and intensities over a sample of at most 256.
+
+    Test cases are counted but their voxels are never looked at.
+
+    Raises
+    ------
+    DataError
+        If there are no cases, no labels, only one class, mixed dimensions, or no study can be read.
+    """
+    scheme, labelled = check_trainable(dataset)
+    rng = np.random.default_rng([seed, 1])
+    pool = [case for case in labelled if case.split != "test"] or list(labelled)
+    chosen = [pool[n] for n in np.sort(rng.permutation(len(pool))[:SAMPLE])]
+    looks, skipped = _look_at(chosen, reporter or Quiet())
+    channels = Counter(str(look["channels"]) for look in looks)
+    dimensions = _one_dimension(looks, dataset.name)
+    return Fingerprint(
+        name=dataset.name,
+        cases=len(labelled),
+        patients=len(labelled.patients),
+        sampled=len(looks),
+        splits=dict(Counter(case.split or "" for case in labelled)),
+        scheme=scheme,
+        classes=_count_classes(labelled, scheme),
+        unknown=len(dataset) - len(labelled),
+        images=tuple(chosen[0].images),
+        dimensions=dimensions,
+        size=tuple(Spread.of(axis) for axis in np.array([look["size"] for look in looks]).T[-dimensions:]),
+        spacing_mm=_spacings(looks, dimensions),
+        channels=dict(channels),
+        modality=_most(looks, "modality"),
+        modalities=dict(Counter(look["modality"] for look in looks)),
+        unit=_most(looks, "unit"),
+        body_part=_most(looks, "body_part"),
+        whole_numbers=all(look["whole"] for look in looks),
+        binary=all(look["binary"] for look in looks),
+        intensity=_intensities(looks, max(int(c) for c in channels)),
+        columns=tuple(_column_facts(name, labelled) for name in dataset.columns),
+        read_s=float(np.median([look["seconds"] for look in looks])),
+        bytes_in_memory=float(np.median([look["bytes"] for look in looks])),
+        content=_content(labelled),
+        skipped=(*dataset.skipped, *skipped),
+    )
+
+
+def check_trainable(dataset: Dataset) -> tuple[LabelScheme, Dataset]:
+    """The scheme and the labelled cases, or the reason why nothing can be learnt from them.
+
+    Raises
+    ------
+    DataError
+        If there are no cases, no labels, one class or one patient only.
+    """
+    if not len(dataset):
+        left = (
+            f" {len(dataset.skipped)} were left out, the first because: {dataset.skipped[0].reason}"
+            if dataset.skipped
+            else ""
+        )
+        raise DataError(f"{dataset.name}: holds no case that can be used.{left}")
+    labelled = dataset.labelled()
+    if dataset.scheme is None or not len(labelled):
+        raise DataError(
+            f"{dataset.name}: none of its {len(dataset)} cases has a label. Name the column with --target, or give a "
+            "table with --labels."
+        )
+    counts = _count_classes(labelled, dataset.scheme)
+    if dataset.scheme.exclusive and sum(n > 0 for n in counts.values()) < 2:
+        only = next((name for name, n in counts.items() if n), "none")
+        raise DataError(
+            f"{dataset.name}: all {len(labelled)} labelled cases are of one class ('{only}'); at least two are needed "
+            "to learn from."
+        )
+    if len(labelled.patients) < 2:
+        raise DataError(
+            f"{dataset.name}: all {len(labelled)} cases belong to one patient; what is learnt could not be tested on "
+            "another. Check the patient column (--patient-column), or add patients."
+        )
+    return dataset.scheme, labelled
+
+
+def _look_at(cases: Sequence[Case], reporter: Reporter) -> tuple[list[dict[str, Any]], list[Skipped]]:
+    looks: list[dict[str, Any]] = []
+    skipped: list[Skipped] = []
+    with reporter.track("measure", len(cases)) as advance:
+        for case in cases:
+            start = time.perf_counter()
+            try:
+                images = [source.load() for source in case.images.values()]
+                for image in images:
+                    check_finite(image.data, case.id)
+            except (SagittalError, MemoryError) as error:
+                skipped.append(Skipped(case.id, str(error)))
+            else:
+                looks.append({**_facts(images), "seconds": time.perf_counter() - start})
+            advance(1, "")
+    if not looks:
+        raise DataError(f"none of {len(cases)} studies can be read; the first because: {skipped[0].reason}")
+    return looks, skipped
+
+
+def _facts(images: Sequence[Image]) -> dict[str, Any]:
+    first = images[0]
+    values = np.concatenate(
+        [
+            image.data.reshape(image.channels, -1)[:, :: _stride(image)]
+            for image in images
+            if image.channels == first.channels
+        ],
+        axis=1,
+    )
+    whole = bool(values.min() >= 0 and values.max() <= 255 and np.all(values == np.rint(values)))
+    return {
+        "size": first.grid.shape[::-1],
+        "spacing": None if first.grid.spacing is None else tuple(np.asarray(first.grid.spacing)[::-1]),
+        "dimensions": first.grid.dimensions,
+        "channels": first.channels,
+        "modality": first.modality,
+        "unit": first.unit,
+        "body_part": first.body_part,
+        "whole": whole,
+        "binary": whole and len(np.unique(values[:, :4096])) <= 2 and len(np.unique(values)) <= 2,
+        "values": values[:, :: max(1, values.shape[1] // 4096)],
+        "bytes": float(sum(image.data.nbytes for image in images)),
+    }
+
+
+def _stride(image: Image) -> int:
+    """Every how many voxels are looked at, so that about a million are."""
+    return max(1, image.data[0].size // 1_000_000)
+
+
+def _one_dimension(looks: Sequence[Mapping[str, Any]], name: str) -> int:
+    """2 or 3; the few single planes among volumes are no reason to refuse, a real mixture is."""
+    counts = Counter(int(look["dimensions"]) for look in looks)
+    dimensions = 3 if counts[3] > counts[2] else 2
+    if counts[dimensions] < 0.9 * len(looks):
+        raise DataError(
+            f"{name}: {counts[2]} of {len(looks)} studies are single planes and {counts[3]} are volumes. Train on one kind: "
+            "choose the files, or give a table that names them."
+        )
+    return dimensions
+
+
+def _spacings(looks: Sequence[Mapping[str, Any]], dimensions: int) -> tuple[Spread, ...]:
+    known = [look["spacing"][-dimensions:] for look in looks if look["spacing"] is not None]
+    if len(known) < len(looks) or not np.all(np.isfinite(known)):
+        return ()
+    return tuple(Spread.of(axis) for axis in np.array(known).T)
+
+
+def _most(looks: Sequence[Mapping[str, Any]], key: str) -> str:
+    return str(Counter(look[key] for look in looks).most_common(1)[0][0])
+
+
+def _intensities(looks: Sequence[Mapping[str, Any]], channels: int) -> tuple[ChannelFacts, ...]:
+    facts = []
+    for channel in range(channels):
+        values = np.concatenate([look["values"][min(channel, look["channels"] - 1)] for look in looks]).astype(
+            np.float64
+        )
+        facts.append(ChannelFacts(float(values.mean()), float(values.std()), _percentiles(values)))
+    return tuple(facts)
+
+
+def _percentiles(values: Any) -> Spread:
+    return Spread(*(float(v) for v in np.quantile(values, [0, 0.005, 0.5, 0.995, 1])))
+
+
+def _count_classes(dataset: Dataset, scheme: LabelScheme) -> dict[str, int]:
+    total = np.zeros(len(scheme.classes))
+    for case in dataset:
+        if case.truth is not None:
+            total += np.nan_to_num(case.truth.values)
+    return {name: int(n) for name, n in zip(scheme.classes, total, strict=True)}
+
+
+def _column_facts(name: str, dataset: Dataset) -> ColumnFacts:
+    values = [case.table.get(name) for case in dataset]
+    present = [value for value in values if not is_missing(value)]
+    numbers = [n for n in map(number, present) if n is not None]
+    missing = len(values) - len(present)
+    if present and len(numbers) == len(present) and not all(isinstance(value, bool) for value in present):
+        return ColumnFacts(name, missing, True, float(np.mean(numbers)), max(float(np.std(numbers)), 1e-6))
+    counts = Counter(str(value) for value in present)
+    return ColumnFacts(name, missing, False, categories=dict(counts.most_common(50)))
+
+
+def _content(dataset: Dataset) -> str:
+    """Changes when a file, a label or a split does."""
+    digest = hashlib.sha256()
+    for case in dataset:
+        digest.update(case_content(case).encode())
+        digest.update(f"{case.id}|{case.split}|{None if case.truth is None else case.truth.values.tolist()}\n".encode())
+    return digest.hexdigest()
+
+
+def case_content(case: Case) -> str:
+    """A short text that changes when a file of the case does: names, sizes, times of change, members."""
+    parts = [case.id]
+    for name, source in case.images.items():
+        for file in source.files:
+            try:
+                stat = file.stat()
+            except OSError:
+                parts.append(f"{name}:{file}:gone")
+            else:
+                parts.append(f"{name}:{file}:{stat.st_size}:{stat.st_mtime_ns}")
+        parts.append(source.member)
+    return "|".join(parts)
