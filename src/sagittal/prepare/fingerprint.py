@@ -258,7 +258,7 @@ def _facts(images: Sequence[Image]) -> dict[str, Any]:
 
 def _stride(image: Image) -> int:
     """Every how many voxels are looked at, so that about a million are."""
-    return max(1, image.data[0].size // 1_000_000)
+    return max(1, int(image.data[0].size) // 1_000_000)
 
 
 def _one_dimension(looks: Sequence[Mapping[str, Any]], name: str) -> int:

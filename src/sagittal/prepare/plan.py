@@ -186,6 +186,9 @@ class TrainPlan:
         Whether a member keeps the weights of its end or those of its lowest validation loss.
     clip_norm : float
         Limit of the gradient's norm; 0 for none.
+    steps : per member a tuple of (from step, total steps)
+        How long each member was trained, as it was revised while the clock ran; empty before a run. A plan that holds them
+        repeats the run whatever the machine's speed.
     """
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -205,6 +208,7 @@ class TrainPlan:
     patience: float = 0.0
     keep: Literal["last", "best"] = "last"
     clip_norm: float = 0.0
+    steps: tuple[tuple[tuple[int, int], ...], ...] = ()
 
 
 @dataclass(frozen=True)

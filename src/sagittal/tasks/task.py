@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sagittal.case import Case
 from sagittal.grid import Grid
+from sagittal.networks.heads import Head
 from sagittal.prediction import Finding, Prediction
 from sagittal.types import Array
 
@@ -16,14 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sagittal.metrics.intervals import Estimate
-
-
-@dataclass(frozen=True)
-class Head:
-    """What the end of a network gives: ``vector`` (N, outputs), or ``dense`` (N, outputs, *spatial)."""
-
-    kind: Literal["vector", "dense"]
-    outputs: int
 
 
 @dataclass(frozen=True)
@@ -65,8 +58,13 @@ class Task(Protocol):
         """One row of the evidence table: truth, probabilities, decision and scores of a case."""
         ...
 
-    def summarise(self, rows: pd.DataFrame, *, resamples: int, seed: int, confidence: float) -> Summary:
-        """Measures over the rows that :meth:`score` made; the column ``patient`` groups them."""
+    def summarise(
+        self, rows: pd.DataFrame, *, resamples: int, seed: int, confidence: float, prevalence: float | None = None
+    ) -> Summary:
+        """Measures over the rows that :meth:`score` made; the column ``patient`` groups them.
+
+        `prevalence` is that of the positive class where the model will be used, for the measures that depend on it.
+        """
         ...
 
     def figure(self, prediction: Prediction, case: Case) -> Array:
