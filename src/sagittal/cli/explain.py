@@ -1,0 +1,43 @@
+"""``sagittal explain``: where a model looked, and whether that means anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from sagittal.cli.command import Desk, command
+from sagittal.cli.flags import Device, ModelPath, Studies, flag
+
+
+@command(
+    examples="""
+    sagittal explain runs/chest new/study-01 -o maps/
+    sagittal explain runs/chest new/ -o maps/ --method gradcam,integrated-gradients,occlusion --class malignant
+    """,
+)
+def explain(
+    desk: Desk,
+    model: ModelPath,
+    studies: Studies,
+    output: Annotated[Path, flag("--output", "-o", metavar="DIR", help="Where overlays and maps are written.")],
+    method: Annotated[
+        str, flag("--method", metavar="NAMES", help="gradcam, integrated-gradients, occlusion; with commas.")
+    ] = "gradcam",
+    class_: Annotated[
+        str | None, flag("--class", metavar="NAME", help="Class to explain; the most probable one by itself.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Show which parts of a study a model's answer rests on, with a measure of how far to believe the map."""
+    from sagittal import verbs
+
+    rows = verbs.explain(
+        model,
+        studies,
+        output,
+        methods=tuple(name.strip() for name in method.split(",") if name.strip()),
+        class_name=class_,
+        device=device,
+        reporter=desk.reporter,
+    )
+    desk.answer(rows, verbs.explanations_text(rows))

@@ -1,0 +1,85 @@
+"""The command ``sagittal``: reads the command line, calls one verb, ends in a documented exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from sagittal import __version__
+from sagittal.cli import (  # noqa: F401  (each registers its command, in the order of the journey)
+    ingest,
+    check,
+    plan,
+    train,
+    evaluate,
+    predict,
+    explain,
+    compare,
+    report,
+    info,
+    doctor,
+    demo,
+)
+from sagittal.cli.command import app, finish
+from sagittal.cli.exits import Exit
+from sagittal.cli.terminal import prepare_streams
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"sagittal {__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog="""\b
+Start with:
+  sagittal demo                        the whole journey on synthetic studies
+  sagittal train medmnist:breastmnist  a classifier from a public set
+  sagittal train studies/ --labels labels.csv --target diagnosis
+\b
+Exit codes: 0 done, 1 failed, 2 usage, 3 bad input data, 4 environment
+(memory, disk, device, package), 5 quality gate missed, 130 interrupted.
+
+Sagittal is research software, not a medical device.
+"""
+)
+def _sagittal(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and stop.")
+    ] = False,
+) -> None:
+    """From raw medical studies to a model that a hospital can run and trust."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code."""
+    prepare_streams()
+    signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's stop is a Ctrl-C: training leaves a checkpoint
+    usage_error: type[Exception] = typer.BadParameter.__mro__[2]
+    try:
+        return int(app(arguments, standalone_mode=False) or Exit.DONE)
+    except usage_error as error:  # a mistyped command or option
+        error.show()  # type: ignore[attr-defined]
+        return Exit.USAGE
+    except (KeyboardInterrupt, typer.Abort) as error:
+        return finish(KeyboardInterrupt(), "") if isinstance(error, KeyboardInterrupt) else Exit.INTERRUPTED
+    except Exception as error:  # parsing itself went wrong
+        return finish(error, "sagittal")
+
+
+def run() -> NoReturn:
+    """The entry point of the console script."""
+    sys.exit(main())
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    run()
