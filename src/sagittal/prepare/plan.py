@@ -212,6 +212,14 @@ class TrainPlan:
 
 
 @dataclass(frozen=True)
+class CompanionPlan:
+    """A second family of networks trained beside the main one, on the same folds; their logits are blended."""
+
+    network: NetworkPlan = field(default_factory=NetworkPlan)
+    train: TrainPlan = field(default_factory=TrainPlan)
+
+
+@dataclass(frozen=True)
 class SplitPlan:
     """Which cases teach, which choose.
 
@@ -250,12 +258,15 @@ class DecidePlan:
         Level of the conformal sets.
     flips : tuple of int
         Array axes mirrored for test-time averaging.
+    weights : tuple of float
+        Share of each family of networks in the blended logits, the main one first; empty: chosen on validation.
     """
 
     calibration: Literal["none", "temperature", "vector", "isotonic"] = "vector"
     operating_point: str = "most-probable"
     confidence: float = 0.9
     flips: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -273,6 +284,7 @@ class Plan:
     augment: AugmentPlan = field(default_factory=AugmentPlan)
     network: NetworkPlan = field(default_factory=NetworkPlan)
     train: TrainPlan = field(default_factory=TrainPlan)
+    companions: tuple[CompanionPlan, ...] = ()
     split: SplitPlan = field(default_factory=SplitPlan)
     decide: DecidePlan = field(default_factory=DecidePlan)
     seed: int = 0
@@ -281,12 +293,19 @@ class Plan:
     why: Mapping[str, str] = field(default_factory=dict)
     format: int = PLAN_FORMAT
 
+    @property
+    def families(self) -> tuple[Plan, ...]:
+        """One plan a family of networks, the main one first; each alike but for its network and training."""
+        alone = dataclasses.replace(self, companions=())
+        return (alone, *(dataclasses.replace(alone, network=c.network, train=c.train) for c in self.companions))
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; :meth:`from_json` reads them back."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values["scheme"] = self.scheme.to_json()
         for name in _SECTIONS:
             values[name] = dataclasses.asdict(values[name])
+        values["companions"] = [dataclasses.asdict(companion) for companion in self.companions]
         values["expect"], values["why"] = dict(self.expect), dict(self.why)
         plain: dict[str, Any] = json.loads(json.dumps(values))
         return {"format": plain.pop("format"), "task": plain.pop("task"), **plain}

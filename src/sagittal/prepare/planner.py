@@ -1,0 +1,355 @@
+"""Planner: from a fingerprint to plans, best first, each choice with its reason.
+
+The rules were chosen by cross-validation on training data of public sets; ``docs/benchmarks.md`` has the figures. How
+many epochs, folds and members fit into the user's time is decided afterwards, by timing (``train.budget``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from sagittal.errors import ConfigError, DataError, nearest
+from sagittal.prepare.fingerprint import ColumnFacts, Fingerprint
+from sagittal.prepare.plan import (
+    AugmentPlan,
+    ColumnPlan,
+    DecidePlan,
+    InputPlan,
+    NetworkPlan,
+    Plan,
+    PreparePlan,
+    SplitPlan,
+    TrainPlan,
+)
+
+Preset = Literal["fast", "balanced", "best"]
+
+#: Modalities whose values are pictures made for the eye: stretched to their display range, colour or grey.
+PICTURES = frozenset({"XC", "OP", "GM", "SM", "ES", "OT", "US", "DOC", "OPT", "IVOCT"})
+#: Modalities in which a mirrored patient is as plausible as the patient, if no label depends on the side.
+MIRRORED = frozenset({"XC", "GM", "SM", "ES", "US", "OT", "MG"})
+#: Modalities without an upright direction: a lesion or a slide is photographed from any side.
+ANY_DIRECTION = frozenset({"GM", "SM"})
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked for beside the budget; ``None`` leaves it to the planner."""
+
+    preset: Preset = "balanced"
+    folds: int | None = None
+    pretrained: str | None = "auto"
+    inputs: tuple[str, ...] = ()  # clinical columns that the model is to use beside the image
+    seed: int = 0
+
+
+def make_plans(
+    fingerprint: Fingerprint, *, budget_s: float | None, task: str = "classify", wishes: Wishes | None = None
+) -> list[Plan]:
+    """Plans for a data set, from the most to the least costly.
+
+    Raises
+    ------
+    ConfigError
+        If a wished column does not exist.
+    DataError
+        If images have channel counts that do not go together.
+    """
+    wishes = wishes or Wishes()
+    why: dict[str, str] = {}
+    base = Plan(
+        scheme=fingerprint.scheme,
+        task=task,
+        input=_input(fingerprint, wishes, why),
+        split=_split(fingerprint, wishes, why),
+        decide=_decide(fingerprint, why),
+        seed=wishes.seed,
+        budget_s=budget_s,
+    )
+    rungs = _rungs_2d(fingerprint, wishes) if fingerprint.dimensions == 2 else _rungs_3d(fingerprint, wishes)
+    return [_plan(base, fingerprint, rung, dict(why)) for rung in rungs]
+
+
+@dataclass(frozen=True)
+class _Rung:
+    """One way to look at the images: a network, its input size and how it is trained."""
+
+    size: tuple[int, ...]
+    network: NetworkPlan
+    train: TrainPlan
+    reason: str
+    grey_to_colour: bool = False
+    unit_range: bool = False  # the network wants values in -1..1
+
+
+def _plan(base: Plan, fingerprint: Fingerprint, rung: _Rung, why: dict[str, str]) -> Plan:
+    prepare = _prepare(fingerprint, base.input, rung, why)
+    why["network.name"] = rung.reason
+    train = _weighted(rung.train, fingerprint, why)
+    if rung.network.dropout:
+        why["network.dropout"] = f"{fingerprint.cases} cases"
+    return replace(
+        base,
+        prepare=prepare,
+        augment=_augment(fingerprint, why),
+        network=rung.network,
+        train=train,
+        why=why,
+    )
+
+
+def _input(fingerprint: Fingerprint, wishes: Wishes, why: dict[str, str]) -> InputPlan:
+    found = {int(count): cases for count, cases in fingerprint.channels.items()}
+    if set(found) - {1, 3} and len(found) > 1:
+        raise DataError(
+            f"{fingerprint.name}: images have different numbers of channels ("
+            + ", ".join(f"{cases} cases with {count}" for count, cases in sorted(found.items()))
+            + "). Convert them to one kind, or name the files to use in a table."
+        )
+    channels = max(found)
+    if len(found) > 1:
+        why["input.channels"] = (
+            f"{found[3]} colour and {found[1]} grey images: grey ones are repeated to three channels"
+        )
+    facts = {column.name: column for column in fingerprint.columns}
+    for name in wishes.inputs:
+        if name not in facts:
+            raise ConfigError(f"input column '{name}' is not in the table. {nearest(name, facts)}")
+    table = tuple(_column(facts[name]) for name in wishes.inputs)
+    why["input.modality"] = _shares(fingerprint.modalities)
+    return InputPlan(
+        images=fingerprint.images,
+        modality=fingerprint.modality,
+        body_part=fingerprint.body_part,
+        unit=fingerprint.unit,
+        dimensions=fingerprint.dimensions,
+        channels=channels * len(fingerprint.images),
+        table=table,
+    )
+
+
+def _shares(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}: {count} of {sum(counts.values())} sampled" for name, count in counts.items())
+
+
+def _column(facts: ColumnFacts) -> ColumnPlan:
+    if facts.numeric:
+        return ColumnPlan(facts.name, "number", mean=facts.mean, std=facts.std)
+    return ColumnPlan(facts.name, "category", categories=tuple(facts.categories))
+
+
+def _split(fingerprint: Fingerprint, wishes: Wishes, why: dict[str, str]) -> SplitPlan:
+    given = bool(fingerprint.splits.get("train"))
+    why["split.source"] = (
+        "the source gives " + ", ".join(f"{n} {name}" for name, n in fingerprint.splits.items() if name)
+        if given
+        else f"none given: by patient ({fingerprint.patients}), with like class frequencies"
+    )
+    folds = wishes.folds or {"fast": 1, "balanced": 5, "best": 5}[wishes.preset]
+    if wishes.folds is not None:
+        why["split.folds"] = "set by the user"
+    elif fingerprint.cases > 20_000 and folds > 1:
+        folds = 1
+        why["split.folds"] = f"{fingerprint.cases} cases: one part of them judges well enough"
+    else:
+        why["split.folds"] = f"{fingerprint.cases} cases: every one of them teaches and judges"
+    return SplitPlan(source="given" if given else "made", folds=min(folds, fingerprint.patients))
+
+
+def _decide(fingerprint: Fingerprint, why: dict[str, str]) -> DecidePlan:
+    why["decide.operating_point"] = (
+        "the most probable class; other points are in the package with their validation figures"
+    )
+    return DecidePlan()
+
+
+def _prepare(fingerprint: Fingerprint, input_: InputPlan, rung: _Rung, why: dict[str, str]) -> PreparePlan:
+    size = rung.size
+    median = tuple(round(axis.median) for axis in fingerprint.size)
+    why["prepare.size"] = f"median {' x '.join(map(str, median))} of {fingerprint.sampled} sampled cases; {rung.reason}"
+    ratios = [axis.p95 / max(axis.p05, 1) for axis in fingerprint.size]
+    aspect_varies = max(ratios) > 1.15 and fingerprint.dimensions == 2
+    channels = len(fingerprint.intensity) if len(fingerprint.intensity) > 1 else 1
+    facts = fingerprint.intensity
+    repeat = input_.channels // max(channels, 1)
+    if rung.unit_range or fingerprint.binary:
+        low, high = facts[0].spread.low, facts[0].spread.high
+        if fingerprint.whole_numbers and rung.unit_range:
+            low, high = 0.0, 255.0
+        middle, half = (low + high) / 2, max((high - low) / 2, 1e-6)
+        why["prepare.offset"] = f"values {low:g}..{high:g} become -1..1"
+        return PreparePlan(
+            size=size,
+            keep_aspect=aspect_varies,
+            offset=(middle,) * input_.channels,
+            scale=(half,) * input_.channels,
+            store="uint8" if fingerprint.whole_numbers else "float16",
+        )
+    if fingerprint.modality == "MR" or (fingerprint.unit == "1" and not fingerprint.whole_numbers):
+        why["prepare.normalise"] = "the scale of the values is arbitrary: mean 0 and deviation 1 in each image"
+        return PreparePlan(
+            size=size,
+            keep_aspect=aspect_varies,
+            normalise="image",
+            offset=(0.0,) * input_.channels,
+            scale=(1.0,) * input_.channels,
+            store="float16",
+        )
+    clip = None
+    if not fingerprint.whole_numbers:
+        clip = (min(f.spread.p05 for f in facts), max(f.spread.p95 for f in facts))
+        why["prepare.clip"] = f"0.5th to 99.5th percentile in {fingerprint.unit}"
+    why["prepare.offset"] = "mean and deviation of the sampled values"
+    return PreparePlan(
+        size=size,
+        keep_aspect=aspect_varies,
+        clip=clip,
+        offset=tuple(f.mean for f in facts) * repeat,
+        scale=tuple(max(f.std, 1e-6) for f in facts) * repeat,
+        store="uint8" if fingerprint.whole_numbers else "float16",
+    )
+
+
+def _augment(fingerprint: Fingerprint, why: dict[str, str]) -> AugmentPlan:
+    modality, lateral = fingerprint.modality, fingerprint.scheme.lateral
+    axes = fingerprint.dimensions
+    shape = fingerprint.binary and axes == 3
+    flip: tuple[int, ...] = ()
+    if lateral:
+        why["augment.flip"] = "none: a label depends on the side of the body"
+    elif modality in ANY_DIRECTION or shape:
+        flip = tuple(range(axes))
+        why["augment.flip"] = "all axes: the object has no preferred direction"
+    elif modality in MIRRORED or modality in {"MR", "CT"}:
+        flip = (axes - 1,)
+        why["augment.flip"] = "left to right: no label depends on the side"
+    else:
+        why["augment.flip"] = f"none: in {modality} the side carries meaning (heart, markers)"
+    why["augment.rotate_deg"] = f"{fingerprint.modality}, {axes}-D"
+    if axes == 3:
+        return AugmentPlan(
+            flip=flip,
+            rotate_deg=20,
+            scale=0.15,
+            translate=0.08,
+            brightness=0.0 if shape else 0.1,
+            contrast=0.0 if shape else 0.15,
+            noise=0.05,
+            mixup=0.2,
+        )
+    return AugmentPlan(
+        flip=flip,
+        rotate_deg=15,
+        scale=0.15,
+        shear=0.05,
+        translate=0.08,
+        brightness=0.2,
+        contrast=0.2,
+        gamma=0.2,
+        noise=0.05,
+        erase=0.0,
+        mixup=0.2,
+    )
+
+
+def _weighted(train: TrainPlan, fingerprint: Fingerprint, why: dict[str, str]) -> TrainPlan:
+    counts = [n for n in fingerprint.classes.values() if n]
+    ratio = max(counts) / min(counts)
+    if fingerprint.scheme.kind == "multiclass" and ratio > 5:
+        why["train.class_weights"] = (
+            f"the largest class has {ratio:.0f} times the cases of the smallest; calibration undoes the tilt"
+        )
+        return replace(train, class_weights="sqrt")
+    why["train.class_weights"] = f"classes differ by a factor of {ratio:.1f}: ranking gains nothing from weights"
+    return train
+
+
+def _rungs_2d(fingerprint: Fingerprint, wishes: Wishes) -> list[_Rung]:
+    longest = max(axis.median for axis in fingerprint.size)
+    small = TrainPlan(learning_rate=2e-3, weight_decay=0.02, epochs=40, batch=64, label_smoothing=0.05, averaging=0.999)
+    rungs: list[_Rung] = []
+    if longest <= 72:
+        side = max(28, int(4 * math.ceil(longest / 4)))
+        for width, depth in ((48, (2, 2, 2)), (32, (2, 2, 2)), (24, (1, 1, 1))):
+            rungs.append(
+                _Rung(
+                    (side, side),
+                    NetworkPlan("resnet-small", width, depth, dropout=0.1),
+                    small,
+                    f"images of {side} px: small residual network, width {width}",
+                )
+            )
+        return rungs
+    pretrained = None if wishes.pretrained in (None, "none") else wishes.pretrained
+    for side in (224, 160, 112):
+        if side <= longest * 1.3:
+            fine = TrainPlan(
+                learning_rate=1e-3,
+                encoder_rate=0.3,
+                weight_decay=0.02,
+                epochs=15,
+                batch=32,
+                label_smoothing=0.05,
+                averaging=0.995,
+            )
+            if pretrained:
+                name = "package" if pretrained == "auto" else pretrained
+                rungs.append(
+                    _Rung(
+                        (side, side),
+                        NetworkPlan("efficientnet-lite0", dropout=0.2, pretrained=name),
+                        fine,
+                        f"ImageNet weights at {side} px",
+                        unit_range=True,
+                    )
+                )
+            else:
+                rungs.append(
+                    _Rung(
+                        (side, side),
+                        NetworkPlan("resnet18", dropout=0.1),
+                        replace(small, batch=32, epochs=30),
+                        f"random weights at {side} px",
+                    )
+                )
+    rungs.append(
+        _Rung(
+            (64, 64),
+            NetworkPlan("resnet-small", 32, (2, 2, 2, 2), stem_stride=1, dropout=0.1),
+            small,
+            "64 px: what the budget holds",
+        )
+    )
+    rungs.append(_Rung((32, 32), NetworkPlan("resnet-small", 16, (1, 1, 1)), small, "32 px: what the budget holds"))
+    return rungs
+
+
+def _rungs_3d(fingerprint: Fingerprint, wishes: Wishes) -> list[_Rung]:
+    longest = max(axis.median for axis in fingerprint.size)
+    train = TrainPlan(learning_rate=2e-3, weight_decay=0.02, epochs=40, batch=32, label_smoothing=0.05, averaging=0.999)
+    rungs: list[_Rung] = []
+    sides = [s for s in (96, 64, 48, 28) if s <= longest * 1.2] or [28]
+    for side in sides:
+        scale = side / longest
+        size = tuple(max(8, 4 * math.ceil(axis.median * scale / 4)) if side != 28 else 28 for axis in fingerprint.size)
+        stride = 2 if side <= 64 else 4
+        rungs.append(
+            _Rung(
+                size,
+                NetworkPlan("resnet-small", 32, (2, 2, 2), stem_stride=stride, dropout=0.1),
+                train,
+                f"about {side} voxels a side",
+            )
+        )
+    last = rungs[-1]
+    rungs.append(
+        replace(
+            last,
+            network=replace(last.network, width=16, depth=(1, 1, 1)),
+            reason=f"{last.reason}, narrow: what the budget holds",
+        )
+    )
+    return rungs
