@@ -260,6 +260,9 @@ class DecidePlan:
         Array axes mirrored for test-time averaging.
     weights : tuple of float
         Share of each family of networks in the blended logits, the main one first; empty: chosen on validation.
+    gate : {"off", "flag", "abstain"}
+        What happens to a study unlike the validation cases: nothing is measured; it is marked; it is marked and gets no
+        decision.
     """
 
     calibration: Literal["none", "temperature", "vector", "isotonic"] = "vector"
@@ -267,6 +270,7 @@ class DecidePlan:
     confidence: float = 0.9
     flips: tuple[int, ...] = ()
     weights: tuple[float, ...] = ()
+    gate: Literal["off", "flag", "abstain"] = "flag"
 
 
 @dataclass(frozen=True)
