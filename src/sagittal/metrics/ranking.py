@@ -48,19 +48,71 @@ def _steps(scores: Floats, truth: Floats, weights: Floats) -> tuple[Floats, Floa
     return scores[ends], positives, everything - positives
 
 
-def ranking_measures(scores: Array, truth: Array, weights: Array | None = None) -> tuple[Floats, Floats]:
-    """AUC and average precision with one sort, each of the shape of the weights' leading axes."""
-    _, tp, fp = _steps(*_known(scores, truth, weights))
-    if tp.shape[-1] == 0:
-        nothing = np.full(tp.shape[:-1], np.nan)
-        return nothing, nothing.copy()
-    positives, negatives = tp[..., -1], fp[..., -1]
-    gain = np.diff(tp, axis=-1, prepend=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # Trapezia: a tie between a positive and a negative counts one half.
-        area = np.sum(np.diff(fp, axis=-1, prepend=0) * (tp - gain / 2), axis=-1) / (positives * negatives)
-        ap = np.sum(np.where(gain > 0, gain * tp / (tp + fp), 0), axis=-1) / positives
-    return np.where((positives > 0) & (negatives > 0), area, np.nan), np.where(positives > 0, ap, np.nan)
+#: Up to so many different scores, one matrix product is faster than running sums.
+_FEW_SCORES = 32
+
+
+class Ranking:
+    """Scores sorted once, so that many sets of weights are measured fast.
+
+    Parameters
+    ----------
+    scores, truth : (m,) float
+        As everywhere here; cases of unknown truth are left out.
+    case : (m,) int, optional
+        The column of the weights that counts each score, where one case has several; else the score's own position.
+    """
+
+    def __init__(self, scores: Array, truth: Array, case: Array | None = None) -> None:
+        columns = np.arange(len(np.asarray(truth))) if case is None else np.asarray(case)
+        columns = columns[np.isfinite(np.asarray(truth, dtype=np.float64))]
+        scores, truth, _ = _known(scores, truth, None)
+        order = np.argsort(-scores, kind="stable")
+        scores, at = scores[order], truth[order] == 1
+        last = np.append(scores[1:] != scores[:-1], np.ones(min(len(scores), 1), dtype=bool))
+        group = np.cumsum(last) - last  # number of the tie group of each score, from the highest
+        with_positive = np.unique(group[at])
+        ends = np.flatnonzero(last)
+        self._columns = columns[order]
+        self._positive = at
+        self._group = group
+        self._groups = len(ends)
+        # Tie groups without a positive add nothing. Within the positives, where each of the others ends:
+        self._positive_ends = np.searchsorted(group[at], with_positive, side="right") - 1
+        self._ends = ends[with_positive]
+        self._before = np.append(-1, ends)[with_positive]  # last score above the tie group, -1 for none
+
+    def _steps(self, weights: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """Total, and for each tie group: positives at or above it, everything at or above it, everything above it."""
+        if self._groups <= _FEW_SCORES:
+            n = weights.shape[-1]
+            cell = self._columns * self._groups + self._group
+            shape = (n, self._groups)
+            all_of = np.bincount(cell, minlength=n * self._groups).reshape(shape).astype(np.float64)
+            positive_of = np.bincount(cell[self._positive], minlength=n * self._groups).reshape(shape)
+            everything = np.cumsum(weights @ all_of, axis=-1)
+            tp = np.cumsum(weights @ positive_of.astype(np.float64), axis=-1)
+            return everything[..., -1], tp, everything, np.roll(everything, 1, axis=-1) * (np.arange(self._groups) > 0)
+        above = np.cumsum(weights[..., self._columns], axis=-1)
+        tp = np.cumsum(weights[..., self._columns[self._positive]], axis=-1)[..., self._positive_ends]
+        return above[..., -1], tp, above[..., self._ends], np.where(self._before < 0, 0, above[..., self._before])
+
+    def measures(self, weights: Array) -> tuple[Floats, Floats]:
+        """AUC and average precision for weights (..., n), each of the shape of the leading axes."""
+        weights = np.asarray(weights, dtype=np.float64)
+        if not self._positive.any():
+            return np.full(weights.shape[:-1], np.nan), np.full(weights.shape[:-1], np.nan)
+        total, tp, everything, before = self._steps(weights)
+        gain = np.diff(tp, axis=-1, prepend=0)
+        positives = tp[..., -1]
+        negatives = total - positives
+        tied = everything - before - gain
+        beaten = negatives[..., None] - (everything - tp) + tied / 2  # a tie counts one half
+        with np.errstate(divide="ignore", invalid="ignore"):
+            area = np.sum(gain * beaten, axis=-1) / (positives * negatives)
+            ap = np.sum(np.where(gain > 0, gain * tp / everything, 0), axis=-1) / positives
+        both = (positives > 0) & (negatives > 0)
+        return np.where(both, area, np.nan), np.where(positives > 0, ap, np.nan)
 
 
 def auc(scores: Array, truth: Array, weights: Array | None = None) -> Any:
@@ -69,7 +121,7 @@ def auc(scores: Array, truth: Array, weights: Array | None = None) -> Any:
     >>> float(auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1])))
     0.75
     """
-    return ranking_measures(scores, truth, weights)[0][()]
+    return _measures(scores, truth, weights)[0][()]
 
 
 def average_precision(scores: Array, truth: Array, weights: Array | None = None) -> Any:
@@ -78,7 +130,12 @@ def average_precision(scores: Array, truth: Array, weights: Array | None = None)
     >>> round(float(average_precision(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]))), 4)
     0.8333
     """
-    return ranking_measures(scores, truth, weights)[1][()]
+    return _measures(scores, truth, weights)[1][()]
+
+
+def _measures(scores: Array, truth: Array, weights: Array | None) -> tuple[Floats, Floats]:
+    scores, truth, w = _known(scores, truth, weights)
+    return Ranking(scores, truth).measures(w)
 
 
 @dataclass(frozen=True, eq=False)

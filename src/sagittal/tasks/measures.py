@@ -24,7 +24,7 @@ from sagittal.errors import ConfigError, DataError
 from sagittal.labels import LabelScheme
 from sagittal.metrics import calibration, decision
 from sagittal.metrics.intervals import Bootstrap, Estimate, bootstrap, group_codes, wilson
-from sagittal.metrics.ranking import delong, ranking_measures
+from sagittal.metrics.ranking import Ranking, delong
 from sagittal.tasks.task import Summary
 from sagittal.types import Array, Floats
 
@@ -157,6 +157,8 @@ class _Measured:
             known = np.isfinite(truth)
             self.stated, self.happened = p[known], truth[known]
             self.pooled_case = np.nonzero(known)[0]  # case of each known label
+        self.rankings = [Ranking(p[:, c], truth[:, c]) for c in range(self.classes)]
+        self.pooled_ranking = Ranking(*self.pooled())
         self.bins = int(np.clip(len(self.stated) // 10, 2, 10))
 
     def matrices(self, w: Floats) -> tuple[Floats | None, list[Floats]]:
@@ -172,7 +174,7 @@ class _Measured:
         out: dict[str, Floats] = {}
         full, each = self.matrices(w)
         for c, matrix in enumerate(each):
-            area, ap = ranking_measures(self.a.probability[:, c], self.a.truth[:, c], w)
+            area, ap = self.rankings[c].measures(w)
             out[f"{c}|auc"], out[f"{c}|average_precision"] = area, ap
             for name, measure in BINARY_MEASURES.items():
                 out[f"{c}|{name}"] = measure(matrix)
@@ -225,8 +227,7 @@ class _Measured:
         return self.a.probability[known], self.a.truth[known], np.nonzero(known)[0]
 
     def _micro(self, w: Floats, pooled_matrix: Floats) -> dict[str, Floats]:
-        p, truth, case = self.pooled()
-        area, ap = ranking_measures(p, truth, w[..., case])
+        area, ap = self.pooled_ranking.measures(w)
         out = {"|auc_micro": area, "|average_precision_micro": ap, "|f1_micro": decision.f1(pooled_matrix)}
         if not self.exclusive:
             out["|sensitivity_micro"] = decision.sensitivity(pooled_matrix)
