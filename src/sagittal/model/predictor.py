@@ -1,0 +1,372 @@
+"""Predictor: from cases to predictions, with the preprocessing of training, in batches of bounded memory."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sagittal.case import Case, ImageSource
+from sagittal.errors import ConfigError, ResourceError, SagittalError, ScopeError
+from sagittal.image import Image
+from sagittal.model.calibrate import Calibration
+from sagittal.model.conformal import Conformal
+from sagittal.model.gate import Gate, check_scope
+from sagittal.model.operating import OperatingPoint
+from sagittal.networks.heads import Network, pool
+from sagittal.prediction import Failure, Prediction, Verdict
+from sagittal.prepare.arrays import Prepared, prepare_case, to_input
+from sagittal.prepare.plan import Plan
+from sagittal.progress import Quiet, Reporter
+from sagittal.tasks.task import Task
+from sagittal.types import Array, Floats
+
+_log = logging.getLogger(__name__)
+
+#: Numbers of the network's input in one batch, where the caller states no batch: 32 MB of float32.
+BATCH_NUMBERS = 8_000_000
+MAX_BATCH = 256
+#: Below this many voxels a lone volume is computed twice on a CPU, because torch is slower with one than with two.
+LONE_VOLUME = 64**3
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """Everything between a case and its prediction. Safe to use from several threads.
+
+    Parameters
+    ----------
+    plan : Plan
+    task : Task
+    members : tuple of Network
+        In eval mode, on `device`. Their logits are averaged, which is the geometric mean of their odds; calibration
+        follows the averaging (Rahaman and Thiery, NeurIPS 2021).
+    weights : tuple of float, one a member
+        Of that average, sum 1.
+    calibration, point, conformal, gate
+        Fitted on validation cases; the last two may be missing.
+    label : str
+        Written into each prediction.
+    device : torch.device
+    """
+
+    plan: Plan
+    task: Task
+    members: tuple[Network, ...]
+    weights: tuple[float, ...]
+    calibration: Calibration
+    point: OperatingPoint
+    conformal: Conformal | None
+    gate: Gate | None
+    label: str
+    device: torch.device
+
+    def logits(self, arrays: Array, tables: Array | None = None, *, batch: int | None = None) -> Floats:
+        """Mean logits of the members before calibration, (N, outputs) float64.
+
+        Parameters
+        ----------
+        arrays : (N, C, *size)
+            Prepared arrays in the plan's store type.
+        tables : (N, T) float32, optional
+            Encoded clinical columns, for a plan that has them.
+        batch : int, optional
+
+        Raises
+        ------
+        ResourceError
+            If memory does not even hold one case.
+        """
+        return self._forward(arrays, tables, batch=batch, embed=False)[0]  # (N, outputs)
+
+    def embed(self, member: int, arrays: Array, *, batch: int | None = None) -> Floats:
+        """Pooled features (N, F) float32 of prepared arrays by one member, before its head."""
+        size = self._batch(batch)
+        with torch.inference_mode():
+            parts = [
+                self.members[member].embed(self._to_device(arrays[start : start + size])).cpu().numpy()
+                for start in range(0, len(arrays), size)
+            ]
+        return np.concatenate(parts)
+
+    def predict(self, case: Case) -> Prediction:
+        """The prediction of one case.
+
+        Raises
+        ------
+        ReadError, GeometryError, DataError
+            If the study cannot be read.
+        ScopeError
+            If it is not what the model was made for.
+        ResourceError
+            If memory does not hold it.
+        """
+        read = self._read(case)
+        logits, embeddings = self._forward(read.prepared.array[None], read.prepared.table[None], batch=1)
+        return self._decide(case, read, logits[0], [e[0] for e in embeddings], read.seconds)
+
+    def predict_many(
+        self,
+        cases: Iterable[Case],
+        *,
+        batch: int | None = None,
+        workers: int | None = None,
+        reporter: Reporter | None = None,
+    ) -> Iterator[Prediction | Failure]:
+        """Predictions in the order of the cases; a case that fails gives a :class:`Failure` and the rest go on.
+
+        Reading runs in threads ahead of the network, at most two batches ahead, so that memory stays bounded however
+        many cases come.
+
+        Parameters
+        ----------
+        cases : iterable of Case
+        batch : int, optional
+            Cases at a time; by default as many as fill 32 MB.
+        workers : int, optional
+            Reading threads; by default one a core, at most 8.
+        reporter : Reporter, optional
+        """
+        size = self._batch(batch)
+        threads = workers or min(8, max(1, os.cpu_count() or 1))
+        total = len(cases) if isinstance(cases, Sized) else None
+        waiting: deque[list[Future[_Read | Failure]]] = deque()
+        with (
+            ThreadPoolExecutor(threads, thread_name_prefix="sagittal-read") as pool,
+            (reporter or Quiet()).track("predict", total) as advance,
+        ):
+            try:
+                for group in _batched(cases, size):
+                    waiting.append([pool.submit(self._try_read, case) for case in group])
+                    if len(waiting) > 2:
+                        yield from self._finish(waiting.popleft(), advance)
+                while waiting:
+                    yield from self._finish(waiting.popleft(), advance)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    # One case
+
+    def _read(self, case: Case) -> _Read:
+        start = time.perf_counter()
+        images = {name: case.image(name if name in case.images else None) for name in self.plan.input.images}
+        for image in images.values():
+            check_scope(image, self.plan, case.id)
+        held = replace(case, images={name: ImageSource(partial(_held, image)) for name, image in images.items()})
+        prepared = prepare_case(held, self.plan)
+        return _Read(case, prepared, time.perf_counter() - start)
+
+    def _try_read(self, case: Case) -> _Read | Failure:
+        try:
+            return self._read(case)
+        except Exception as error:  # one bad study never stops the rest
+            return _failure(case.id, error)
+
+    def _finish(
+        self, group: Sequence[Future[_Read | Failure]], advance: Callable[[float, str], None]
+    ) -> Iterator[Prediction | Failure]:
+        results = [future.result() for future in group]
+        good = [r for r in results if isinstance(r, _Read)]
+        answers = iter(self._answer(good))
+        for result in results:
+            yield next(answers) if isinstance(result, _Read) else result
+        advance(len(results), "")
+
+    def _answer(self, reads: Sequence[_Read]) -> list[Prediction | Failure]:
+        """Answers to cases that could be read; if they fail together, each is tried alone."""
+        if not reads:
+            return []
+        start = time.perf_counter()
+        try:
+            arrays = np.stack([r.prepared.array for r in reads])
+            tables = np.stack([r.prepared.table for r in reads])
+            logits, embeddings = self._forward(arrays, tables, batch=len(reads))
+        except Exception as error:
+            if len(reads) == 1:
+                return [_failure(reads[0].case.id, error)]
+            return [answer for read in reads for answer in self._answer([read])]
+        share = (time.perf_counter() - start) / len(reads)
+        answers: list[Prediction | Failure] = []
+        for n, read in enumerate(reads):
+            try:
+                answers.append(
+                    self._decide(read.case, read, logits[n], [e[n] for e in embeddings], read.seconds + share)
+                )
+            except Exception as error:
+                answers.append(_failure(read.case.id, error))
+        return answers
+
+    def _decide(
+        self, case: Case, read: _Read, logits: Floats, embeddings: Sequence[Floats], seconds: float
+    ) -> Prediction:
+        if not np.all(np.isfinite(logits)):
+            raise ScopeError(
+                f"case {case.id}: the network's answer is not finite; its values are far from the training's"
+            )
+        scheme = self.plan.scheme
+        finding = self.task.decode(self.calibration.apply(logits), read.prepared.grid)
+        verdict = Verdict() if self.gate is None else self.gate.judge(embeddings)
+        abstain = not verdict.accepted and self.gate is not None and self.gate.abstains
+        return Prediction(
+            case=case.id,
+            scheme=scheme,
+            finding=finding,
+            decision=() if abstain else self.point.decide(finding.values, scheme),
+            logits=logits,
+            conformal=() if self.conformal is None else self.conformal.names(logits, scheme),
+            uncertainty=uncertainty(finding.values, exclusive=scheme.exclusive),
+            verdict=verdict,
+            model=self.label,
+            made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=seconds,
+        )
+
+    # The networks
+
+    def _batch(self, asked: int | None) -> int:
+        if asked is not None:
+            if asked < 1:
+                raise ConfigError(f"batch must be 1 or more, not {asked}")
+            return asked
+        numbers = self.plan.input.channels * int(np.prod(self.plan.prepare.size))
+        return int(np.clip(BATCH_NUMBERS // numbers, 1, MAX_BATCH))
+
+    def _forward(
+        self, arrays: Array, tables: Array | None, *, batch: int | None = None, embed: bool = True
+    ) -> tuple[Floats, list[Floats]]:
+        """Mean logits (N, outputs) and, where the gate needs them, the embeddings (N, F) of each member."""
+        size = min(self._batch(batch), max(len(arrays), 1))
+        if tables is not None and tables.shape[-1] == 0:
+            tables = None
+        embed = embed and self.gate is not None
+        logits: list[Floats] = []
+        embeddings: list[list[Floats]] = []
+        start = 0
+        while start < len(arrays):
+            stop = start + size
+            try:
+                mean, features = self._step(arrays[start:stop], None if tables is None else tables[start:stop], embed)
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                if size == 1:
+                    raise ResourceError(
+                        f"memory does not hold one case of size {arrays.shape[1:]} on {self.device}. "
+                        "Close other programs, or predict on another device."
+                    ) from error
+                size = max(1, size // 2)
+                _log.info("out of memory: going on with batches of %d", size)
+                continue
+            logits.append(mean)
+            embeddings.append(features)
+            start = stop
+        if not logits:
+            return np.zeros((0, self.task.head.outputs)), []
+        return np.concatenate(logits), [np.concatenate(parts) for parts in zip(*embeddings, strict=True)]
+
+    def _step(self, arrays: Array, tables: Array | None, embed: bool) -> tuple[Floats, list[Floats]]:
+        with torch.inference_mode():
+            image = self._to_device(arrays)
+            table = (
+                None if tables is None else torch.from_numpy(np.ascontiguousarray(tables, np.float32)).to(self.device)
+            )
+            lone = self._slow_alone(image)
+            if lone:
+                image = image.repeat(2, *[1] * (image.ndim - 1))
+                table = None if table is None else table.repeat(2, 1)
+            flips = flip_sets(self.plan.decide.flips)
+            total: Tensor | None = None
+            features: list[Floats] = []
+            for member, weight in zip(self.members, self.weights, strict=True):
+                for axes in flips:
+                    maps = member.feature_map(torch.flip(image, axes) if axes else image)
+                    answer = member.classify_features(maps, table).double() * (weight / len(flips))
+                    total = answer if total is None else total + answer
+                    if embed and not axes:
+                        features.append(pool(maps)[: len(arrays)].cpu().numpy())
+            if total is None:
+                raise ConfigError("a model needs at least one network")
+            return total[: len(arrays)].cpu().numpy(), features
+
+    def _to_device(self, arrays: Array) -> Tensor:
+        stored = torch.from_numpy(np.ascontiguousarray(arrays)).to(self.device)
+        return to_input(stored, self.plan.prepare)
+
+    def _slow_alone(self, image: Tensor) -> bool:
+        volume = image.ndim == 5 and len(image) == 1 and image.device.type == "cpu"
+        return volume and image[0, 0].numel() <= LONE_VOLUME
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """A case that could be read and prepared."""
+
+    case: Case
+    prepared: Prepared
+    seconds: float
+
+
+def flip_sets(axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Every combination of mirrored array axes, as dimensions of a batch (N, C, *size); the first mirrors none.
+
+    >>> flip_sets((0, 1))
+    [(), (2,), (3,), (2, 3)]
+    """
+    dims = [axis + 2 for axis in axes]
+    return [some for count in range(len(dims) + 1) for some in itertools.combinations(dims, count)]
+
+
+def uncertainty(probabilities: Floats, *, exclusive: bool) -> float:
+    """Entropy divided by its maximum, 0 (sure) to 1; of several labels the mean of theirs.
+
+    >>> uncertainty(np.array([0.5, 0.5]), exclusive=True)
+    1.0
+    """
+    p = np.clip(np.asarray(probabilities, dtype=np.float64), 0, 1)
+    parts = -p * np.log(np.maximum(p, 1e-300))
+    if exclusive:
+        return float(np.clip(np.sum(parts) / np.log(len(p)), 0, 1))
+    parts += -(1 - p) * np.log(np.maximum(1 - p, 1e-300))
+    return float(np.clip(np.mean(parts) / np.log(2), 0, 1))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a device or on the CPU."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error)
+    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+
+
+def _held(image: Image) -> Image:
+    return image
+
+
+def _batched(cases: Iterable[Case], size: int) -> Iterator[tuple[Case, ...]]:
+    iterator = iter(cases)
+    while group := tuple(itertools.islice(iterator, size)):
+        yield group
+
+
+def _failure(case: str, error: Exception) -> Failure:
+    """What went wrong, without words that may name a patient: only our own messages are passed on."""
+    if isinstance(error, SagittalError):
+        return Failure(case, str(error), type(error).__name__)
+    if out_of_memory(error):
+        return Failure(case, f"case {case}: memory does not hold the study", ResourceError.__name__)
+    _log.error("case %s: %s while predicting", case, type(error).__name__)
+    kind = type(error).__name__
+    return Failure(case, f"case {case}: an unexpected {kind} stopped its prediction. Please report it as a bug.", kind)
