@@ -38,6 +38,8 @@ class Dataset:
         Studies that could not be used; reported, never silently lost.
     layout : str
         The layout that was recognised: ``folders``, ``table``, ``medmnist``, ``dicom_tree`` ...
+    notes : tuple of str
+        What was guessed on the way, in words: which column names the images, which the patients.
 
     Raises
     ------
@@ -51,6 +53,7 @@ class Dataset:
     columns: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     layout: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         twice = [name for name, n in Counter(case.id for case in self.cases).items() if n > 1]

@@ -1,0 +1,124 @@
+"""A tree of DICOM files with a table of labels, keyed by study, series, patient or accession number."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sagittal.case import ImageSource
+from sagittal.dataset import Dataset, Skipped
+from sagittal.errors import DataError
+from sagittal.read import columns
+from sagittal.read.files import Group, group, image_files
+from sagittal.read.sources import file_source, patient_key, series_source, short_hash
+from sagittal.read.table import Rows, find_roles, make_row_case, read_table
+
+if TYPE_CHECKING:
+    from sagittal.read.open_dataset import Request
+
+#: Key of the table -> the field of the index, finest first.
+KEYS = {
+    "SeriesInstanceUID": "series",
+    "StudyInstanceUID": "study",
+    "AccessionNumber": "accession",
+    "PatientID": "patient",
+}
+
+
+def open_dicom_tree(request: Request) -> Dataset:
+    """One case for each series whose study, series, patient or accession number stands in the table.
+
+    Headers alone are read. Names of cases are the modality and a hash of the series; patients are hashed PatientIDs.
+    Series that are not in the table, and rows without series, are reported as skipped.
+
+    Raises
+    ------
+    DataError
+        If no column of the table holds identifiers of the tree, or a named column does not exist.
+    """
+    root = Path(request.source)
+    if request.labels is None:
+        raise DataError("a tree of DICOM files needs a table of labels: give it with labels=...")
+    table = read_table(Path(request.labels))
+    groups = [g for g in group(image_files(root)) if g.dicom is not None]
+    if not groups:
+        raise DataError(f"'{root.name}' holds no DICOM images")
+    column, keyword = match(table, groups, request.id_column)
+    roles = find_roles(table, request, {column})
+    rows = {cell.strip(): row for row, cell in reversed(list(enumerate(table[column])))}
+    scheme, truths = roles.truths(table)
+    named: dict[int, list[Group]] = defaultdict(list)
+    skipped: list[Skipped] = []
+    for found in groups:
+        row = rows.get(getattr(found.dicom, KEYS[keyword]))
+        if row is None:
+            skipped.append(Skipped(_name(found), "a series without a row in the table"))
+        else:
+            named[row].append(found)
+    cases = []
+    for row in range(len(table[column])):
+        if not named[row]:
+            why = (
+                "the table names a study that was not found"
+                if row in rows.values()
+                else "a second row for the same study"
+            )
+            skipped.append(Skipped(f"row-{row + 1:04d}", why))
+        for found in named[row]:
+            name = _name(found)
+            patient = patient_key(found.dicom.patient) if found.dicom and found.dicom.patient else None
+            where = found.files[0].relative_to(root).parent.as_posix()
+            cases.append(
+                make_row_case(name, _source(name, found), table, row, roles, truths, source=where, patient=patient)
+            )
+    notes = [f"studies by column '{column}' ({keyword})"]
+    notes += roles.notes() if roles.patient else ["cases of one patient by PatientID in the files"]
+    return Dataset(
+        root.resolve().name,
+        tuple(cases),
+        scheme,
+        columns=roles.clinical,
+        skipped=tuple(skipped),
+        layout="dicom_tree",
+        notes=tuple(notes),
+    )
+
+
+def match(table: Rows, groups: list[Group], column: str | None = None) -> tuple[str, str]:
+    """The column that holds identifiers of the tree, and which ones.
+
+    Raises
+    ------
+    DataError
+        If none does.
+    """
+    if column is not None:
+        column = columns.named(table, column, "identifier")
+    best: tuple[int, str, str] = (0, "", "")
+    for keyword, field in KEYS.items():
+        known = {getattr(g.dicom, field) for g in groups} - {""}
+        for name, cells in table.items():
+            if column is None or name == column:
+                hits = len(known & {cell.strip() for cell in cells})
+                if hits > best[0]:
+                    best = (hits, name, keyword)
+    if not best[0]:
+        raise DataError(
+            (f"column '{column}'" if column else f"no column of the table ({', '.join(list(table)[:20])})")
+            + f" holds a StudyInstanceUID, SeriesInstanceUID, PatientID or AccessionNumber of the {len(groups)} DICOM "
+            "series found"
+        )
+    return best[1], best[2]
+
+
+def _name(found: Group) -> str:
+    instance = found.dicom
+    if instance is None:  # pragma: no cover - groups without header are left out above
+        raise DataError("a group without header")
+    files = "" if len(found.files) > 1 else f"-{instance.number}" if instance.number else ""
+    return f"{instance.modality.lower()}-{short_hash(instance.series or str(instance.path))}{files}"
+
+
+def _source(name: str, found: Group) -> ImageSource:
+    return file_source(name, found.files[0]) if len(found.files) == 1 else series_source(name, found.files)

@@ -1,0 +1,158 @@
+"""Any source of cases: its layout is recognised, or named."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sagittal.dataset import Dataset
+from sagittal.errors import ConfigError, DataError, ReadError, nearest
+from sagittal.read.dicom import read_dicom
+from sagittal.read.dicom_tree import open_dicom_tree
+from sagittal.read.files import TABLES, image_files, walk
+from sagittal.read.folders import class_folders, open_files, open_folders
+from sagittal.read.medmnist import open_medmnist
+from sagittal.read.open_image import reader_of
+from sagittal.read.table import open_table
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked of a layout."""
+
+    source: str
+    target: str | None = None
+    labels: Path | None = None
+    id_column: str | None = None
+    path_column: str | None = None
+    patient_column: str | None = None
+    split_column: str | None = None
+    kind: str | None = None
+    search: tuple[Path, ...] = ()
+
+
+#: Name of a layout -> what opens it.
+LAYOUTS: dict[str, Callable[[Request], Dataset]] = {
+    "dicom_tree": open_dicom_tree,
+    "files": open_files,
+    "folders": open_folders,
+    "medmnist": open_medmnist,
+    "table": open_table,
+}
+
+
+def open_dataset(
+    source: str | Path,
+    *,
+    target: str | None = None,
+    layout: str | None = None,
+    labels: str | Path | None = None,
+    id_column: str | None = None,
+    path_column: str | None = None,
+    patient_column: str | None = None,
+    split_column: str | None = None,
+    kind: str | None = None,
+    search: Iterable[str | Path] = (),
+) -> Dataset:
+    """The cases of a source, their images not read yet.
+
+    Parameters
+    ----------
+    source : str or Path
+        A folder with a folder for each class; a CSV, TSV or Parquet table, or a folder with one; a folder of images or
+        DICOM files with `labels`; an ``.npz``; ``medmnist:NAME`` or ``medmnist:NAME_64``.
+    target : str, optional
+        Column of the answer, or several separated by commas for several labels. May be left out where only one is
+        possible.
+    layout : str, optional
+        One of :data:`LAYOUTS`; recognised where left out.
+    labels : str or Path, optional
+        Table for a folder.
+    id_column, path_column, patient_column, split_column : str, optional
+        Columns of the table; found where left out.
+    kind : {"binary", "multiclass", "multilabel", "ordinal"}, optional
+    search : paths
+        Folders in which sets of MedMNIST are looked for first.
+
+    Raises
+    ------
+    ReadError
+        If the source does not exist or its table is damaged.
+    DataError
+        If it holds no images, or its labels do not make a question.
+    ConfigError
+        If a layout, kind or set has an unknown name.
+    """
+    if layout is not None and layout not in LAYOUTS:
+        raise ConfigError(f"unknown layout '{layout}'. {nearest(layout, LAYOUTS)}")
+    request = Request(
+        source=str(source),
+        target=target,
+        labels=None if labels is None else Path(labels),
+        id_column=id_column,
+        path_column=path_column,
+        patient_column=patient_column,
+        split_column=split_column,
+        kind=kind,
+        search=tuple(Path(folder) for folder in search),
+    )
+    chosen = layout or recognise(request)
+    dataset = LAYOUTS[chosen](request)
+    if not dataset.cases:
+        raise DataError(f"'{dataset.name}' holds no case that can be used; {len(dataset.skipped)} were left out")
+    for note in dataset.notes:
+        _log.info("%s: %s", dataset.layout, note)
+    return dataset
+
+
+def recognise(request: Request) -> str:
+    """The layout of a source, from its name and its first files.
+
+    Raises
+    ------
+    ReadError
+        If it does not exist.
+    DataError
+        If it is an empty folder, or of no known layout.
+    """
+    if request.source.startswith("medmnist:"):
+        return "medmnist"
+    path = Path(request.source)
+    if not path.exists():
+        raise ReadError(f"'{request.source}' does not exist; expected a folder, a table, an .npz or medmnist:NAME")
+    if path.is_file():
+        return _of_file(path)
+    if request.labels is not None:
+        if not request.labels.is_file():
+            raise ReadError(f"the table '{request.labels}' does not exist")
+        return "dicom_tree" if _is_dicom(path) and not request.path_column else "table"
+    if next(walk(path), None) is None:
+        raise DataError(f"'{path.name}' is empty: no file lies in it or below it")
+    if class_folders(path) and not _tables(path):
+        return "folders"
+    if len(_tables(path)) == 1 and image_files(path):
+        return "table"
+    return "folders" if class_folders(path) else "files"
+
+
+def _of_file(path: Path) -> str:
+    if path.suffix.lower() == ".npz":
+        return "medmnist"
+    if path.suffix.lower() in TABLES:
+        return "table"
+    if reader_of(path) is not None:
+        return "files"
+    raise DataError(f"'{path.name}' is no data set: expected a folder, a CSV, TSV or Parquet table, or an .npz")
+
+
+def _tables(folder: Path) -> list[Path]:
+    return [f for f in folder.iterdir() if f.suffix.lower() in TABLES and f.is_file()]
+
+
+def _is_dicom(folder: Path) -> bool:
+    first = next(iter(image_files(folder)), None)
+    return first is not None and reader_of(first) is read_dicom

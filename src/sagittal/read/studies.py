@@ -1,0 +1,98 @@
+"""Files, folders and patterns to cases without truth, for prediction."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from sagittal.case import Case
+from sagittal.errors import ReadError
+from sagittal.read.files import Group, expand, group, image_files
+from sagittal.read.open_image import stem
+from sagittal.read.sources import file_source, patient_key, series_source, short_hash
+
+
+def find_studies(paths: str | Path | Iterable[str | Path]) -> list[Case]:
+    """The studies that files, folders and patterns hold, each a case without truth.
+
+    Nothing but DICOM headers is read; a file that is named but unreadable is a case whose error comes when it is read.
+
+    Parameters
+    ----------
+    paths : path, or several
+
+    Returns
+    -------
+    list of Case
+        DICOM files grouped by series, named by modality and a hash of the series; other files named by their path
+        below the folder that was given.
+
+    Raises
+    ------
+    ReadError
+        If a path does not exist, or nothing was found.
+    """
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    cases: list[Case] = []
+    for place in expand(given):
+        files = image_files(place) if place.is_dir() else [place]
+        root = place if place.is_dir() else place.parent
+        cases += [make_case(found, root) for found in group(files)]
+    if not cases:
+        raise ReadError(
+            f"no image was found in {', '.join(repr(str(p)) for p in given) or 'nothing'}; "
+            "DICOM, NIfTI, PNG, JPEG, TIFF, BMP, .npy and .npz are read"
+        )
+    return unique(cases)
+
+
+def make_case(found: Group, root: Path) -> Case:
+    """The case of one group of files, named safely."""
+    where = _relative(found.files[0], root)
+    if found.dicom is None:
+        name = where.with_name(stem(where)).as_posix()
+        return Case(name, name, {"image": file_source(name, found.files[0])}, source=str(where))
+    instance = found.dicom
+    identity = instance.series or instance.path.read_bytes()[:4096].hex()
+    name = f"{instance.modality.lower()}-{short_hash(identity)}"
+    if len(found.files) == 1:
+        source = file_source(name, found.files[0])
+        where_from = str(where)
+    else:
+        source = series_source(name, found.files)
+        where_from = str(where.parent)
+    patient = patient_key(instance.patient) if instance.patient else name
+    return Case(name, patient, {"image": source}, source=where_from)
+
+
+def unique(cases: list[Case]) -> list[Case]:
+    """Cases of equal name told apart by a running number."""
+    total = Counter(case.id for case in cases)
+    seen: Counter[str] = Counter()
+    told = []
+    for case in cases:
+        if total[case.id] == 1:
+            told.append(case)
+            continue
+        seen[case.id] += 1
+        told.append(_renamed(case, f"{case.id}-{seen[case.id]}"))
+    return told
+
+
+def _renamed(case: Case, name: str) -> Case:
+    """The case under another name, which its image sources' errors take up too."""
+    from dataclasses import replace
+
+    images = {
+        key: file_source(name, source.files[0]) if len(source.files) == 1 else series_source(name, source.files)
+        for key, source in case.images.items()
+    }
+    return replace(case, id=name, patient=name if case.patient == case.id else case.patient, images=images)
+
+
+def _relative(path: Path, root: Path) -> Path:
+    try:
+        return path.relative_to(root)
+    except ValueError:
+        return Path(path.name)
