@@ -1,0 +1,153 @@
+"""Networks: an encoder, pooling, a table beside the image, and the outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sagittal.errors import ConfigError, DataError
+from sagittal.networks.encoder import build_encoder
+from sagittal.networks.pretrained import load_pretrained, tune
+from sagittal.prepare.plan import NetworkPlan
+
+TABLE_FEATURES = 32
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a network gives: one vector for an image, or one for each pixel.
+
+    Parameters
+    ----------
+    kind : {"vector", "dense"}
+    outputs : int
+        Numbers in a vector.
+    """
+
+    kind: Literal["vector", "dense"]
+    outputs: int
+
+    def __post_init__(self) -> None:
+        if self.outputs < 1:
+            raise ConfigError(f"a head needs one output or more, not {self.outputs}")
+
+
+class Network(nn.Module):
+    """Encoder, mean over the last feature map, and a linear layer.
+
+    Parameters
+    ----------
+    encoder : nn.Module
+        With an attribute ``features``.
+    outputs : int
+    dropout : float
+        Probability of dropping a pooled feature while training.
+    table : int
+        Columns of the table that comes with an image; 0 for none.
+    frozen : bool
+        Whether the encoder's own weights and statistics stay as they are.
+
+    Attributes
+    ----------
+    features : int
+        F, the channels of the last feature map.
+    outputs, columns : int
+    """
+
+    def __init__(
+        self, encoder: nn.Module, outputs: int, *, dropout: float = 0.0, table: int = 0, frozen: bool = False
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.features = int(encoder.features)  # type: ignore[arg-type]
+        self.outputs = outputs
+        self.columns = table
+        self.frozen = frozen
+        self.dropout = nn.Dropout(dropout)
+        self.table: nn.Module | None = None
+        if table:
+            self.table = nn.Sequential(nn.Linear(table, TABLE_FEATURES), nn.ReLU(), nn.Dropout(dropout))
+        self.output = nn.Linear(self.features + (TABLE_FEATURES if table else 0), outputs)
+
+    def forward(self, image: Tensor, table: Tensor | None = None) -> Tensor:
+        """Logits (N, outputs) of images (N, C, H, W) or (N, C, D, H, W) and, where asked for, table rows (N, T)."""
+        return self.classify_features(self.feature_map(image), table)
+
+    def feature_map(self, image: Tensor) -> Tensor:
+        """Last feature map, (N, F, h, w) or (N, F, d, h, w)."""
+        out: Tensor = self.encoder(image)
+        return out
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Pooled features (N, F) before the head; the table has no part in them."""
+        return pool(self.feature_map(image))
+
+    def classify_features(self, feature_map: Tensor, table: Tensor | None = None) -> Tensor:
+        """Logits (N, outputs) from what :meth:`feature_map` gave.
+
+        ``network(image, table)`` equals ``network.classify_features(network.feature_map(image), table)`` exactly.
+
+        Raises
+        ------
+        DataError
+            If the network was made for a table of another width.
+        """
+        pooled = self.dropout(pool(feature_map))  # (N, F)
+        given = 0 if table is None else table.shape[1]
+        if given != self.columns:
+            raise DataError(f"the network was made for {self.columns} table columns, this case has {given}")
+        if self.table is not None:
+            pooled = torch.cat([pooled, self.table(table)], dim=1)
+        logits: Tensor = self.output(pooled)
+        return logits
+
+    def train(self, mode: bool = True) -> Network:
+        """Switch to training; a frozen encoder keeps its statistics."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
+
+def pool(feature_map: Tensor) -> Tensor:
+    """Mean of a feature map (N, F, ...) over space: (N, F) float32."""
+    return feature_map.float().mean(dim=tuple(range(2, feature_map.ndim)))
+
+
+def build_network(
+    plan: NetworkPlan, *, channels: int, dimensions: int, head: Head, table: int = 0, weights: bool = True
+) -> Network:
+    """The network that a plan describes.
+
+    Random weights are drawn from torch's own generator: seed it before, for a run that can be repeated.
+
+    Parameters
+    ----------
+    plan : NetworkPlan
+    channels : int
+        Channels of the image.
+    dimensions : {2, 3}
+    head : Head
+    table : int
+        Columns of the table that comes with each image.
+    weights : bool
+        Whether pretrained weights are read; ``False`` gives the same modules for weights that follow, such as those of
+        a saved model.
+
+    Raises
+    ------
+    ConfigError
+        If the plan names an unknown network or source, or the head is dense.
+    MissingPackageError
+        If the plan needs a package that is not installed.
+    """
+    if head.kind != "vector":
+        raise ConfigError(f"a '{head.kind}' head comes with the decoder, which this version does not have yet")
+    encoder = build_encoder(plan, channels=channels, dimensions=dimensions)
+    if weights:
+        load_pretrained(encoder, plan)
+    frozen = tune(encoder, plan.tuning)
+    return Network(encoder, head.outputs, dropout=plan.dropout, table=table, frozen=frozen)
