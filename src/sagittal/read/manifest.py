@@ -137,7 +137,7 @@ def read_manifest(folder: Path) -> Dataset:
         raise ReadError(f"{CASES}: the manifest's table cannot be read; make it again with sagittal ingest") from error
     try:
         scheme = None if schema["scheme"] is None else LabelScheme.from_json(schema["scheme"])
-        root = _find_root(folder, schema)
+        root = _find_root(folder, schema, next((f for row in rows for i in row["images"] for f in i["files"]), ""))
         columns = tuple(schema["columns"])
         cases = tuple(_case(row, root, columns, scheme) for row in rows)
         skipped = tuple(Skipped(one["case"], one["reason"]) for one in schema["skipped"])
@@ -249,11 +249,12 @@ def _relative(root: Path, folder: Path) -> str | None:
         return None
 
 
-def _find_root(folder: Path, schema: Mapping[str, Any]) -> Path:
+def _find_root(folder: Path, schema: Mapping[str, Any], first: str) -> Path:
+    """Where the files are now, told by the first of them: as seen from the manifest, else where they were."""
     places = [folder.resolve() / schema["root"]] if schema["root"] is not None else []
     places.append(Path(schema["absolute_root"]))
     for place in places:
-        if place.is_dir():
+        if (place / first).exists():
             return place.resolve()
     raise ReadError(
         f"the files of the manifest '{folder.name}' are neither where they were nor beside it; put them back, or make the "

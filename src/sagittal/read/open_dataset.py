@@ -13,6 +13,7 @@ from sagittal.read.dicom import read_dicom
 from sagittal.read.dicom_tree import open_dicom_tree
 from sagittal.read.files import TABLES, image_files, walk
 from sagittal.read.folders import class_folders, open_files, open_folders
+from sagittal.read.manifest import is_manifest, open_manifest
 from sagittal.read.medmnist import open_medmnist
 from sagittal.read.open_image import reader_of
 from sagittal.read.table import open_table
@@ -40,6 +41,7 @@ LAYOUTS: dict[str, Callable[[Request], Dataset]] = {
     "dicom_tree": open_dicom_tree,
     "files": open_files,
     "folders": open_folders,
+    "manifest": open_manifest,
     "medmnist": open_medmnist,
     "table": open_table,
 }
@@ -126,6 +128,8 @@ def recognise(request: Request) -> str:
         raise ReadError(f"'{request.source}' does not exist; expected a folder, a table, an .npz or medmnist:NAME")
     if path.is_file():
         return _of_file(path)
+    if is_manifest(path):
+        return "manifest"
     if request.labels is not None:
         if not request.labels.is_file():
             raise ReadError(f"the table '{request.labels}' does not exist")
