@@ -22,7 +22,6 @@ import secrets
 import shutil
 import stat
 import struct
-import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -220,9 +219,31 @@ def read_regular(path: Path, limit: int) -> bytes:
     return data
 
 
+# The single file is a zip archive in which nothing is left to choice: given the names, sizes and checksums of the
+# entries, each byte outside them is known. What a reader does not expect it therefore does not accept.
+
 _END = struct.Struct("<4s4H2LH")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
+_VERSION, _UNIX, _MIDNIGHT_1980 = 20, 3, 33  # "needs version 2.0", "made on unix", 1980-01-01
+_MODE = (stat.S_IFREG | 0o644) << 16
+
+
+def _local(name: bytes, crc: int, size: int) -> bytes:
+    """The header before an entry's bytes (APPNOTE 4.3.7)."""
+    return _LOCAL.pack(b"PK\x03\x04", _VERSION, 0, 0, 0, _MIDNIGHT_1980, crc, size, size, len(name), 0) + name
+
+
+def _entry(name: bytes, crc: int, size: int, at: int) -> bytes:
+    """An entry of the directory (APPNOTE 4.3.12)."""
+    made = _UNIX << 8 | _VERSION
+    fixed = (b"PK\x01\x02", made, _VERSION, 0, 0, 0, _MIDNIGHT_1980, crc, size, size, len(name), 0, 0, 0, 0, _MODE, at)
+    return _ENTRY.pack(*fixed) + name
+
+
+def _end(count: int, length: int, start: int) -> bytes:
+    """The end of the archive (APPNOTE 4.3.16)."""
+    return _END.pack(b"PK\x05\x06", 0, 0, count, count, length, start, 0)
 
 
 def _read_zip(path: Path) -> dict[str, bytes]:
@@ -231,16 +252,17 @@ def _read_zip(path: Path) -> dict[str, bytes]:
     def refuse(what: str) -> NoReturn:
         raise PackageError(f"{path.name}: {what}. Copy the model again, or ask its maker for a Sagittal model.")
 
-    size = path.stat().st_size
-    if not _END.size <= size <= MAX_ARCHIVE:
-        refuse(f"is no {SUFFIX} file: it has {size} bytes")
     with path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if not _END.size <= size <= MAX_ARCHIVE:
+            refuse(f"is no {SUFFIX} file: it has {size} bytes")
         stream.seek(size - _END.size)
-        magic, disk, start_disk, here, count, length, start, comment = _END.unpack(stream.read(_END.size))
-        if magic != b"PK\x05\x06" or comment:
+        last = stream.read(_END.size)
+        _, _, _, here, count, length, start, _ = _END.unpack(last)
+        if max(here, count) > MAX_FILES:
+            refuse(f"holds {max(count, here)} entries or more, at most {MAX_FILES} are expected")
+        if last != _end(count, length, start):
             refuse(f"is damaged, or not a {SUFFIX} file: it does not end as one")
-        if disk or start_disk or here != count or count > MAX_FILES:
-            refuse(f"holds {max(count, here)} entries, at most {MAX_FILES} are expected")
         if start + length + _END.size != size or length > MAX_FILES * (_ENTRY.size + 64):
             refuse("has a directory that does not fit the file")
         stream.seek(start)
@@ -250,48 +272,38 @@ def _read_zip(path: Path) -> dict[str, bytes]:
         for _ in range(count):
             if place + _ENTRY.size > length:
                 refuse("has a directory that ends too early")
-            (magic, made, _, flags, method, _, _, crc, packed, plain, name_size, extra, remark, volume, _, mode, at) = (
-                _ENTRY.unpack_from(directory, place)
+            (_, _, _, flags, method, _, _, crc, packed, plain, name_size, _, _, _, _, mode, at) = _ENTRY.unpack_from(
+                directory, place
             )
             raw = directory[place + _ENTRY.size : place + _ENTRY.size + name_size]
-            place += _ENTRY.size + name_size
             name = raw.decode("ascii", errors="backslashreplace")
-            if magic != b"PK\x01\x02":
-                refuse("has a damaged directory")
             if not is_allowed(name):
                 refuse(f"holds the entry {name[:60]!r}, which does not belong to a model")
             if name in files:
                 refuse(f"holds {name!r} twice")
-            kind = stat.S_IFMT(mode >> 16) if made >> 8 == 3 else 0
-            if kind not in (0, stat.S_IFREG):
+            if stat.S_IFMT(mode >> 16) not in (0, stat.S_IFREG):
                 refuse(f"holds {name!r} as a link or device")
-            if method or flags or extra or remark or volume or packed != plain:
-                refuse(
-                    f"holds {name!r} compressed, encrypted or with extra fields; a model's entries are stored as they are"
-                )
+            if method or flags or packed != plain:
+                refuse(f"holds {name!r} compressed or encrypted; the entries of a model are stored as they are")
             if plain > size_limit(name):
                 refuse(f"says that {name!r} has {plain} bytes, at most {size_limit(name)} are expected")
-            header = _LOCAL.pack(
-                b"PK\x03\x04", *_local_fields(directory, place - _ENTRY.size - name_size), name_size, 0
-            )
-            if at != offset or at + len(header) + name_size + plain > start:
+            entry = _entry(raw, crc, plain, at)
+            if directory[place : place + len(entry)] != entry:
+                refuse(f"describes {name!r} in another form than Sagittal writes")
+            header = _local(raw, crc, plain)
+            if at != offset or at + len(header) + plain > start:
                 refuse(f"places {name!r} where it cannot lie")
             stream.seek(at)
-            if stream.read(len(header) + name_size) != header + raw:
+            if stream.read(len(header)) != header:
                 refuse(f"describes {name!r} in two different ways")
             files[name] = stream.read(plain)
             if len(files[name]) != plain or zlib.crc32(files[name]) != crc:
                 refuse(f"is damaged: {name} was changed after the model was saved")
-            offset = at + len(header) + name_size + plain
+            offset = at + len(header) + plain
+            place += len(entry)
         if place != length or offset != start:
             refuse("holds bytes that belong to no entry")
     return files
-
-
-def _local_fields(directory: bytes, place: int) -> tuple[int, ...]:
-    """What the header before an entry's bytes must repeat from the directory."""
-    _, _, needed, flags, method, time, date, crc, packed, plain, *_ = _ENTRY.unpack_from(directory, place)
-    return needed, flags, method, time, date, crc, packed, plain
 
 
 def check_tensors(data: bytes, name: str, dtypes: Mapping[str, int]) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -398,13 +410,15 @@ def write_files(path: Path, files: Mapping[str, bytes], *, overwrite: bool = Fal
 
 def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
     """An archive without compression; the same files give the same bytes."""
+    directory = b""
     with path.open("xb") as stream:
-        with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED, allowZip64=False) as archive:
-            for name, data in files.items():
-                entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-                entry.external_attr = (stat.S_IFREG | 0o644) << 16
-                entry.create_system = 3
-                archive.writestr(entry, data)
+        for name, data in files.items():
+            raw, crc = name.encode("ascii"), zlib.crc32(data)
+            directory += _entry(raw, crc, len(data), stream.tell())
+            stream.write(_local(raw, crc, len(data)))
+            stream.write(data)
+        start = stream.tell()
+        stream.write(directory + _end(len(files), len(directory), start))
         stream.flush()
         os.fsync(stream.fileno())
 

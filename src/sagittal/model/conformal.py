@@ -71,11 +71,6 @@ class Conformal:
             inside = before & after
         return inside
 
-    def names(self, logits: Floats, scheme: LabelScheme) -> tuple[str, ...]:
-        """The classes in the set of one case, from its logits (C,)."""
-        held = self.contains(np.asarray(logits)[np.newaxis], scheme)[0]
-        return tuple(name for name, yes in zip(scheme.classes, held, strict=True) if yes)
-
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)

@@ -122,20 +122,22 @@ class Gate:
     cases: int
     abstains: bool = False
 
-    def judge(self, embeddings: Sequence[Floats]) -> Verdict:
-        """The verdict on one study from its embedding (F,) by each network."""
-        distance = float(self.distances([e[np.newaxis] for e in embeddings])[0])
-        score = float(np.mean(self.reference <= distance))
-        if not math.isfinite(distance):
-            return Verdict(False, "the network's view of the study is not finite", 1.0)
-        if distance <= self.limit:
-            return Verdict(True, "", score)
-        return Verdict(
-            False,
-            f"unlike the cases the model knows: {distance:.1f} times as far from their centre as a typical one, "
-            f"accepted are {self.limit:.1f} times",
-            score,
-        )
+    def judge(self, embeddings: Sequence[Floats]) -> list[Verdict]:
+        """The verdict on each of N studies from their embeddings (N, F) by each network."""
+        verdicts = []
+        for distance in self.distances(embeddings):
+            if not math.isfinite(distance):
+                verdicts.append(Verdict(False, "the network's view of the study is not finite", 1.0))
+                continue
+            score = float(np.searchsorted(self.reference, distance, side="right") / len(self.reference))
+            reason = ""
+            if distance > self.limit:
+                reason = (
+                    f"unlike the cases the model knows: {distance:.1f} times as far from their centre as a typical one, "
+                    f"accepted are {self.limit:.1f} times"
+                )
+            verdicts.append(Verdict(not reason, reason, score))
+        return verdicts
 
     def distances(self, embeddings: Sequence[Floats]) -> Floats:
         """Mean over networks of the distance, (N,), from (N, F) embeddings by each."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sagittal.case import Case, ImageSource
 from sagittal.errors import ConfigError, ResourceError, SagittalError, ScopeError
+from sagittal.grid import Grid
 from sagittal.image import Image
 from sagittal.model.calibrate import Calibration
 from sagittal.model.conformal import Conformal
@@ -112,9 +113,14 @@ class Predictor:
         ResourceError
             If memory does not hold it.
         """
+        start = time.perf_counter()
         read = self._read(case)
         logits, embeddings = self._forward(read.prepared.array[None], read.prepared.table[None], batch=1)
-        return self._decide(case, read, logits[0], [e[0] for e in embeddings], read.seconds)
+        forward_s = time.perf_counter() - start - read.seconds
+        answer = self._decide([read], logits, embeddings, forward_s)[0]
+        if isinstance(answer, Failure):
+            raise ScopeError(answer.error)
+        return answer
 
     def predict_many(
         self,
@@ -141,14 +147,15 @@ class Predictor:
         size = self._batch(batch)
         threads = workers or min(8, max(1, os.cpu_count() or 1))
         total = len(cases) if isinstance(cases, Sized) else None
-        waiting: deque[list[Future[_Read | Failure]]] = deque()
+        waiting: deque[list[Future[list[_Read | Failure]]]] = deque()
         with (
             ThreadPoolExecutor(threads, thread_name_prefix="sagittal-read") as pool,
             (reporter or Quiet()).track("predict", total) as advance,
         ):
             try:
                 for group in _batched(cases, size):
-                    waiting.append([pool.submit(self._try_read, case) for case in group])
+                    share = -(-len(group) // (2 * threads))  # cases at a time: a task for each would cost more than it
+                    waiting.append([pool.submit(self._read_all, part) for part in _batched(group, share)])
                     if len(waiting) > 2:
                         yield from self._finish(waiting.popleft(), advance)
                 while waiting:
@@ -167,23 +174,25 @@ class Predictor:
         prepared = prepare_case(held, self.plan)
         return _Read(case, prepared, time.perf_counter() - start)
 
-    def _try_read(self, case: Case) -> _Read | Failure:
-        try:
-            return self._read(case)
-        except Exception as error:  # one bad study never stops the rest
-            return _failure(case.id, error)
+    def _read_all(self, cases: Sequence[Case]) -> list[_Read | Failure]:
+        results: list[_Read | Failure] = []
+        for case in cases:
+            try:
+                results.append(self._read(case))
+            except Exception as error:  # one bad study never stops the rest
+                results.append(_failure(case.id, error))
+        return results
 
     def _finish(
-        self, group: Sequence[Future[_Read | Failure]], advance: Callable[[float, str], None]
+        self, parts: Sequence[Future[list[_Read | Failure]]], advance: Callable[[float, str], None]
     ) -> Iterator[Prediction | Failure]:
-        results = [future.result() for future in group]
-        good = [r for r in results if isinstance(r, _Read)]
-        answers = iter(self._answer(good))
+        results = [result for part in parts for result in part.result()]
+        answers = iter(self._answer([r for r in results if isinstance(r, _Read)]))
         for result in results:
             yield next(answers) if isinstance(result, _Read) else result
         advance(len(results), "")
 
-    def _answer(self, reads: Sequence[_Read]) -> list[Prediction | Failure]:
+    def _answer(self, reads: Sequence[_Read]) -> Sequence[Prediction | Failure]:
         """Answers to cases that could be read; if they fail together, each is tried alone."""
         if not reads:
             return []
@@ -192,34 +201,35 @@ class Predictor:
             arrays = np.stack([r.prepared.array for r in reads])
             tables = np.stack([r.prepared.table for r in reads])
             logits, embeddings = self._forward(arrays, tables, batch=len(reads))
+            return self._decide(reads, logits, embeddings, (time.perf_counter() - start) / len(reads))
         except Exception as error:
             if len(reads) == 1:
                 return [_failure(reads[0].case.id, error)]
             return [answer for read in reads for answer in self._answer([read])]
-        share = (time.perf_counter() - start) / len(reads)
-        answers: list[Prediction | Failure] = []
-        for n, read in enumerate(reads):
-            try:
-                answers.append(
-                    self._decide(read.case, read, logits[n], [e[n] for e in embeddings], read.seconds + share)
-                )
-            except Exception as error:
-                answers.append(_failure(read.case.id, error))
-        return answers
 
     def _decide(
         self, case: Case, read: _Read, logits: Floats, embeddings: Sequence[Floats], seconds: float
     ) -> Prediction:
-        if not np.all(np.isfinite(logits)):
-            raise ScopeError(
-                f"case {case.id}: the network's answer is not finite; its values are far from the training's"
-            )
-        scheme = self.plan.scheme
-        finding = self.task.decode(self.calibration.apply(logits), read.prepared.grid)
         verdict = Verdict() if self.gate is None else self.gate.judge(embeddings)
+        return self.answer(case.id, logits, read.prepared.grid, verdict=verdict, seconds=seconds)
+
+    def answer(
+        self, case: str, logits: Floats, grid: Grid, *, verdict: Verdict | None = None, seconds: float = float("nan")
+    ) -> Prediction:
+        """The prediction that uncalibrated logits (C,) of a case mean.
+
+        Raises
+        ------
+        ScopeError
+            If they are not finite.
+        """
+        if not np.all(np.isfinite(logits)):
+            raise ScopeError(f"case {case}: the network's answer is not finite; its values are far from the training's")
+        scheme, verdict = self.plan.scheme, verdict or Verdict()
+        finding = self.task.decode(self.calibration.apply(logits), grid)
         abstain = not verdict.accepted and self.gate is not None and self.gate.abstains
         return Prediction(
-            case=case.id,
+            case=case,
             scheme=scheme,
             finding=finding,
             decision=() if abstain else self.point.decide(finding.values, scheme),
