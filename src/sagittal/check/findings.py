@@ -1,0 +1,95 @@
+"""Findings: what is wrong, doubtful or worth knowing about a data set before anything is spent on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sagittal.errors import DataError
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found.
+
+    Parameters
+    ----------
+    severity : {"error", "warning", "note"}
+        An error forbids training; a warning leaves the result doubtful; a note is worth knowing.
+    code : str
+        Short and stable, for machines: ``"one-class"``, ``"patient-in-two-splits"`` ...
+    message : str
+        What was found, what was expected and what to do.
+    cases : tuple of str
+        Ids of the cases concerned, where it is about cases.
+    """
+
+    severity: Severity
+    code: str
+    message: str
+    cases: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"severity": self.severity, "code": self.code, "message": self.message, "cases": list(self.cases)}
+
+
+class Findings:
+    """Everything that was found, errors first.
+
+    >>> found = Findings([Finding("note", "small", "20 cases"), Finding("error", "one-class", "only 'a'")])
+    >>> found.may_train, [f.code for f in found]
+    (False, ['one-class', 'small'])
+    """
+
+    def __init__(self, findings: Iterable[Finding] = ()) -> None:
+        self._findings = tuple(sorted(findings, key=lambda f: SEVERITIES.index(f.severity)))
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self._findings)
+
+    def __len__(self) -> int:
+        return len(self._findings)
+
+    @property
+    def may_train(self) -> bool:
+        """Whether nothing forbids to train."""
+        return not self.of("error")
+
+    def of(self, severity: Severity) -> tuple[Finding, ...]:
+        """The findings of one severity."""
+        return tuple(f for f in self._findings if f.severity == severity)
+
+    def codes(self) -> set[str]:
+        """The codes that occur."""
+        return {f.code for f in self._findings}
+
+    def demand(self) -> None:
+        """Go on only if training is possible.
+
+        Raises
+        ------
+        DataError
+            With the messages of all errors.
+        """
+        if not self.may_train:
+            raise DataError(" ".join(f.message for f in self.of("error")))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Plain values, errors first."""
+        return [f.to_json() for f in self._findings]
+
+
+def some(cases: Iterable[str], most: int = 5) -> str:
+    """The first few case ids, for a message.
+
+    >>> some(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    names = list(cases)
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
