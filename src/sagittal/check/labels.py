@@ -10,6 +10,7 @@ import numpy as np
 from sagittal.case import Case
 from sagittal.check.findings import Finding, some
 from sagittal.dataset import Dataset
+from sagittal.labels import LabelScheme
 
 #: Below this many cases of a class, its sensitivity has an interval of more than 0.4 in width.
 FEW = 20
@@ -40,14 +41,12 @@ def check_labels(dataset: Dataset, *, folds: int = 5) -> Iterator[Finding]:
             f"{len(unknown)} of {len(dataset)} cases have no known label and are left out of training: {some(unknown)}.",
             unknown,
         )
-    yield from _classes(dataset, labelled, folds)
+    yield from _classes(dataset.scheme, labelled, folds)
     yield from _patients(labelled, folds, has_splits=len(dataset.splits) > 1)
     yield from _conflicts(labelled)
 
 
-def _classes(dataset: Dataset, labelled: list[Case], folds: int) -> Iterator[Finding]:
-    scheme = dataset.scheme
-    assert scheme is not None
+def _classes(scheme: LabelScheme, labelled: list[Case], folds: int) -> Iterator[Finding]:
     values = np.array([case.truth.values for case in labelled if case.truth is not None])  # (N, C)
     positive, known = np.nansum(values, axis=0), np.isfinite(values).sum(axis=0)
     counts = {name: int(n) for name, n in zip(scheme.classes, positive, strict=True)}
@@ -117,7 +116,8 @@ def _conflicts(labelled: list[Case]) -> Iterator[Finding]:
     seen: dict[object, list[Case]] = defaultdict(list)
     for case in labelled:
         seen[tuple((s.files, s.member) for s in case.images.values())].append(case)
-    conflicting, doubled = [], []
+    conflicting: list[str] = []
+    doubled: list[str] = []
     for same in seen.values():
         if len(same) > 1:
             values = [case.truth.values for case in same if case.truth is not None]

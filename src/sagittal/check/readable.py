@@ -64,7 +64,7 @@ def _look_at(case: Case, looked: Looked) -> None:
 def _update(digest: blake2b, image: Image) -> None:
     digest.update(repr(image.data.shape).encode())
     # Readers give a transposed view of an array in storage order: hashed in that order nothing is copied.
-    digest.update(np.ascontiguousarray(image.data.T))
+    digest.update(np.ascontiguousarray(image.data.T).data)
 
 
 def check_readable(dataset: Dataset, looked: Looked) -> Iterator[Finding]:
@@ -82,8 +82,8 @@ def check_readable(dataset: Dataset, looked: Looked) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "not-finite",
-            f"{len(looked.infinite)} cases hold NaN or infinite voxels: {some(looked.infinite)}. They count as the "
-            "smallest finite value of the image; convert them again if that is not meant.",
+            f"{len(looked.infinite)} cases hold NaN or infinite voxels: {some(looked.infinite)}. They cannot be "
+            "trained on; convert them again, or leave them out.",
             tuple(looked.infinite),
         )
     if looked.constant:
