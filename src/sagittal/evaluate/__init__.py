@@ -1,1 +1,1 @@
-"""Model and truth to evidence."""
+"""From a model and cases with a known truth to evidence: rows, measures, subgroups, curves, comparisons."""

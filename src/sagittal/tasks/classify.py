@@ -159,7 +159,7 @@ class Classify:
         """The evidence row of a case.
 
         ``case``, ``patient``; ``truth`` and ``decision`` (class names, several joined by a comma, ``None`` where
-        unknown or undecided); ``p_CLASS``; for several labels ``truth_CLASS`` (0, 1, nan) and ``decision_CLASS``;
+        unknown or undecided); ``p_CLASS``; for several labels ``truth_CLASS`` and ``decision_CLASS`` (0, 1, nan);
         ``correct`` (``None`` where unknown), ``log_loss``, ``brier``; ``conformal``, ``uncertainty``, ``accepted``,
         ``reason``, ``seconds``.
         """
@@ -171,12 +171,16 @@ class Classify:
         holds = [name for name, value in zip(classes, truth, strict=True) if value == 1]
         known = np.isfinite(truth)
         row["truth"] = ", ".join(holds) if (known.all() if exclusive else known.any()) else None
-        row["decision"] = ", ".join(prediction.decision) if prediction.decision or not exclusive else None
+        # No class: for several labels an answer ("none of them"), unless the gate refused the study.
+        answered = bool(prediction.decision) or (not exclusive and prediction.verdict.accepted)
+        row["decision"] = ", ".join(prediction.decision) if answered else None
         row.update({f"p_{name}": float(value) for name, value in zip(classes, p, strict=True)})
         decided = np.array([name in prediction.decision for name in classes], dtype=np.float64)
+        if not answered:
+            decided[:] = np.nan
         if not exclusive:
             row.update({f"truth_{name}": float(value) for name, value in zip(classes, truth, strict=True)})
-            row.update({f"decision_{name}": bool(value) for name, value in zip(classes, decided, strict=True)})
+            row.update({f"decision_{name}": float(value) for name, value in zip(classes, decided, strict=True)})
         row["correct"] = None
         if row["truth"] is not None and row["decision"] is not None:
             row["correct"] = bool(np.all(decided[known] == truth[known]))

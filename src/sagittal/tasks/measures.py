@@ -90,6 +90,10 @@ class Answers:
     def __len__(self) -> int:
         return len(self.truth)
 
+    def exact(self) -> Floats:
+        """1 where all known labels of a case are answered right, (n,); a case without an answer is not."""
+        return np.asarray(np.all((self.truth == self.decided) | ~np.isfinite(self.truth), axis=1), dtype=np.float64)
+
     def baseline(self) -> Answers:
         """The answers of a model that knows only the frequencies of the classes in these cases."""
         if len(self) == 0:
@@ -133,7 +137,7 @@ def _labels(column: Floats) -> Array:
     return np.where(np.isfinite(column), column > 0.5, -1).astype(np.intp)
 
 
-class _Measured:
+class Measured:
     """Everything about some answers that does not change between resamples, and the measures of weights."""
 
     def __init__(self, answers: Answers, prevalence: float | None) -> None:
@@ -209,17 +213,12 @@ class _Measured:
             out["|balanced_accuracy"] = decision.nan_mean(
                 np.stack([out[f"{c}|balanced_accuracy"] for c in range(self.classes)], axis=-1)
             )
-            out["|exact_match"] = calibration.weighted_mean(self.exact(), w)
+            out["|exact_match"] = calibration.weighted_mean(self.a.exact(), w)
             bin_weights = w[..., self.pooled_case]
         for name, terms in self.losses.items():
             out[f"|{name}"] = calibration.weighted_mean(terms, w)
         out["|ece"] = calibration.ece(self.stated, self.happened, bin_weights, bins=self.bins)
         return out
-
-    def exact(self) -> Floats:
-        """1 where all known labels of a case are right."""
-        known = np.isfinite(self.a.truth)
-        return np.asarray(np.all((self.a.truth == self.a.decided) | ~known, axis=1), dtype=np.float64)
 
     def pooled(self) -> tuple[Floats, Floats, Array]:
         """Probability, truth and case of each known label."""
@@ -254,7 +253,7 @@ class _Measured:
         if full is not None:
             out["|accuracy"] = (float(np.trace(full)), float(full.sum()))
         else:
-            out["|exact_match"] = (float(self.exact().sum()), float(len(self.a)))
+            out["|exact_match"] = (float(self.a.exact().sum()), float(len(self.a)))
         return out
 
 
@@ -313,7 +312,7 @@ def _share(values: Floats, groups: Array, confidence: float) -> Estimate:
 def _accepted(answers: Answers, confidence: float) -> dict[str, Estimate]:
     """How many studies the gate let pass, and the accuracy among them."""
     here = answers.accepted
-    right = np.all((answers.truth == answers.decided) | ~np.isfinite(answers.truth), axis=1).astype(np.float64)
+    right = answers.exact()
     return {
         "accepted": _share(here.astype(np.float64), answers.groups, confidence),
         "accuracy_of_accepted": _share(right[here], answers.groups[here], confidence),
@@ -324,7 +323,7 @@ def _estimates(
     answers: Answers, prevalence: float | None, resamples: int, seed: int, confidence: float, *, fixed: bool
 ) -> dict[str, Estimate]:
     """Every measure with its interval; `fixed` for the baseline, whose constant measures are known exactly."""
-    measured = _Measured(answers, prevalence)
+    measured = Measured(answers, prevalence)
     if len(answers) == 0:
         return {key: Estimate(math.nan) for key in measured(np.zeros((1, 0)))}
     boot = bootstrap(measured, answers.groups, resamples=resamples, seed=seed, confidence=confidence)
@@ -372,7 +371,7 @@ def _cases(answers: Answers, key: str) -> int:
     return len(answers)
 
 
-def _delong_estimates(answers: Answers, measured: _Measured, confidence: float) -> dict[str, Estimate]:
+def _delong_estimates(answers: Answers, measured: Measured, confidence: float) -> dict[str, Estimate]:
     out = {}
     for c in range(len(answers.scheme.classes)):
         out[f"{c}|auc"] = delong(
