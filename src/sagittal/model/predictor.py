@@ -19,7 +19,6 @@ from torch import Tensor
 
 from sagittal.case import Case, ImageSource
 from sagittal.errors import ConfigError, ResourceError, SagittalError, ScopeError
-from sagittal.grid import Grid
 from sagittal.image import Image
 from sagittal.model.calibrate import Calibration
 from sagittal.model.conformal import Conformal
@@ -208,39 +207,40 @@ class Predictor:
             return [answer for read in reads for answer in self._answer([read])]
 
     def _decide(
-        self, case: Case, read: _Read, logits: Floats, embeddings: Sequence[Floats], seconds: float
-    ) -> Prediction:
-        verdict = Verdict() if self.gate is None else self.gate.judge(embeddings)
-        return self.answer(case.id, logits, read.prepared.grid, verdict=verdict, seconds=seconds)
-
-    def answer(
-        self, case: str, logits: Floats, grid: Grid, *, verdict: Verdict | None = None, seconds: float = float("nan")
-    ) -> Prediction:
-        """The prediction that uncalibrated logits (C,) of a case mean.
-
-        Raises
-        ------
-        ScopeError
-            If they are not finite.
-        """
-        if not np.all(np.isfinite(logits)):
-            raise ScopeError(f"case {case}: the network's answer is not finite; its values are far from the training's")
-        scheme, verdict = self.plan.scheme, verdict or Verdict()
-        finding = self.task.decode(self.calibration.apply(logits), grid)
-        abstain = not verdict.accepted and self.gate is not None and self.gate.abstains
-        return Prediction(
-            case=case,
-            scheme=scheme,
-            finding=finding,
-            decision=() if abstain else self.point.decide(finding.values, scheme),
-            logits=logits,
-            conformal=() if self.conformal is None else self.conformal.names(logits, scheme),
-            uncertainty=uncertainty(finding.values, exclusive=scheme.exclusive),
-            verdict=verdict,
-            model=self.label,
-            made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            seconds=seconds,
-        )
+        self, reads: Sequence[_Read], logits: Floats, embeddings: Sequence[Floats], forward_s: float
+    ) -> list[Prediction | Failure]:
+        """Predictions from the logits (N, C) and each network's embeddings (N, F) of cases."""
+        scheme = self.plan.scheme
+        with np.errstate(invalid="ignore", over="ignore"):  # an answer that is not finite is refused below
+            calibrated = self.calibration.apply(logits)  # (N, C)
+            verdicts = [Verdict()] * len(reads) if self.gate is None else self.gate.judge(embeddings)
+            sets = None if self.conformal is None else self.conformal.contains(logits, scheme)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        answers: list[Prediction | Failure] = []
+        for n, read in enumerate(reads):
+            case = read.case.id
+            if not np.all(np.isfinite(logits[n])):
+                what = "the network's answer is not finite; the study's values are far from those of the training cases"
+                answers.append(Failure(case, f"case {case}: {what}", ScopeError.__name__))
+                continue
+            finding = self.task.decode(calibrated[n], read.prepared.grid)
+            abstains = self.gate is not None and self.gate.abstains and not verdicts[n].accepted
+            answers.append(
+                Prediction(
+                    case=case,
+                    scheme=scheme,
+                    finding=finding,
+                    decision=() if abstains else self.point.decide(finding.values, scheme),
+                    logits=logits[n],
+                    conformal=() if sets is None else tuple(itertools.compress(scheme.classes, sets[n])),
+                    uncertainty=uncertainty(finding.values, exclusive=scheme.exclusive),
+                    verdict=verdicts[n],
+                    model=self.label,
+                    made_at=now,
+                    seconds=read.seconds + forward_s,
+                )
+            )
+        return answers
 
     # The networks
 
