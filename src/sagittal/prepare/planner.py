@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 from sagittal.errors import ConfigError, DataError, nearest
 from sagittal.prepare.fingerprint import ColumnFacts, Fingerprint
 from sagittal.prepare.plan import (
@@ -29,8 +31,10 @@ Preset = Literal["fast", "balanced", "best"]
 
 #: Modalities whose values are pictures made for the eye: stretched to their display range, colour or grey.
 PICTURES = frozenset({"XC", "OP", "GM", "SM", "ES", "OT", "US", "DOC", "OPT", "IVOCT"})
+#: Images up to this side are learnt at their own size, by small networks.
+LARGEST_SMALL = 72
 #: Modalities in which a mirrored patient is as plausible as the patient, if no label depends on the side.
-MIRRORED = frozenset({"XC", "GM", "SM", "ES", "US", "OT", "MG"})
+MIRRORED = frozenset({"XC", "GM", "SM", "ES", "US", "OT", "MG", "MR", "CT", "CR", "DX"})
 #: Modalities without an upright direction: a lesion or a slide is photographed from any side.
 ANY_DIRECTION = frozenset({"GM", "SM"})
 
@@ -163,7 +167,11 @@ def _decide(fingerprint: Fingerprint, why: dict[str, str]) -> DecidePlan:
     why["decide.operating_point"] = (
         "the most probable class; other points are in the package with their validation figures"
     )
-    return DecidePlan()
+    flips: tuple[int, ...] = ()
+    if fingerprint.dimensions == 2 and _flips(fingerprint):
+        flips = (1,)
+        why["decide.flips"] = "an image and its mirror image are averaged, as training saw both"
+    return DecidePlan(flips=flips)
 
 
 def _prepare(fingerprint: Fingerprint, input_: InputPlan, rung: _Rung, why: dict[str, str]) -> PreparePlan:
@@ -217,17 +225,15 @@ def _augment(fingerprint: Fingerprint, why: dict[str, str]) -> AugmentPlan:
     modality, lateral = fingerprint.modality, fingerprint.scheme.lateral
     axes = fingerprint.dimensions
     shape = fingerprint.binary and axes == 3
-    flip: tuple[int, ...] = ()
+    flip = _flips(fingerprint)
     if lateral:
         why["augment.flip"] = "none: a label depends on the side of the body"
-    elif modality in ANY_DIRECTION or shape:
-        flip = tuple(range(axes))
+    elif len(flip) > 1:
         why["augment.flip"] = "all axes: the object has no preferred direction"
-    elif modality in MIRRORED or modality in {"MR", "CT"}:
-        flip = (axes - 1,)
+    elif flip:
         why["augment.flip"] = "left to right: no label depends on the side"
     else:
-        why["augment.flip"] = f"none: in {modality} the side carries meaning (heart, markers)"
+        why["augment.flip"] = f"none: in {modality} the side carries meaning"
     why["augment.rotate_deg"] = f"{fingerprint.modality}, {axes}-D"
     if axes == 3:
         return AugmentPlan(
@@ -243,87 +249,74 @@ def _augment(fingerprint: Fingerprint, why: dict[str, str]) -> AugmentPlan:
     return AugmentPlan(
         flip=flip,
         rotate_deg=15,
-        scale=0.15,
-        shear=0.05,
-        translate=0.08,
-        brightness=0.2,
-        contrast=0.2,
-        gamma=0.2,
+        scale=0.2,
+        shear=0.1,
+        translate=0.14,
+        brightness=0.3,
+        contrast=0.35,
+        gamma=0.4,
         noise=0.05,
-        erase=0.0,
         mixup=0.2,
     )
+
+
+def _flips(fingerprint: Fingerprint) -> tuple[int, ...]:
+    """Array axes that may be mirrored without changing what is true of the case."""
+    axes, modality = fingerprint.dimensions, fingerprint.modality
+    if fingerprint.scheme.lateral:
+        return ()
+    if modality in ANY_DIRECTION or (fingerprint.binary and axes == 3):
+        return tuple(range(axes))
+    return (axes - 1,) if modality in MIRRORED else ()
 
 
 def _weighted(train: TrainPlan, fingerprint: Fingerprint, why: dict[str, str]) -> TrainPlan:
     counts = [n for n in fingerprint.classes.values() if n]
     ratio = max(counts) / min(counts)
-    if fingerprint.scheme.kind == "multiclass" and ratio > 5:
-        why["train.class_weights"] = (
-            f"the largest class has {ratio:.0f} times the cases of the smallest; calibration undoes the tilt"
-        )
+    undone = "calibration undoes the tilt of the probabilities"
+    if ratio > 10:
+        why["train.class_weights"] = f"the largest class has {ratio:.0f} times the cases of the smallest; {undone}"
         return replace(train, class_weights="sqrt")
-    why["train.class_weights"] = f"classes differ by a factor of {ratio:.1f}: ranking gains nothing from weights"
-    return train
+    why["train.class_weights"] = f"classes differ by a factor of {ratio:.1f}; {undone}"
+    return replace(train, class_weights="balanced")
 
 
 def _rungs_2d(fingerprint: Fingerprint, wishes: Wishes) -> list[_Rung]:
     longest = max(axis.median for axis in fingerprint.size)
-    small = TrainPlan(learning_rate=2e-3, weight_decay=0.02, epochs=40, batch=64, label_smoothing=0.05, averaging=0.999)
+    cases = fingerprint.cases
+    # About 36,000 images seen by a member of a small set, 140,000 by one of a large set.
+    epochs = float(np.clip(36_000 * max(cases / 624, 1) ** 0.6 / cases, 4, 60))
+    small = TrainPlan(
+        learning_rate=3e-3,
+        weight_decay=0.05,
+        warmup=0.1,
+        epochs=round(epochs),
+        batch=64 if cases < 1000 else 128,
+        label_smoothing=0.05,
+        averaging=0.98,
+    )
     rungs: list[_Rung] = []
-    if longest <= 72:
-        side = max(28, int(4 * math.ceil(longest / 4)))
-        for width, depth in ((48, (2, 2, 2)), (32, (2, 2, 2)), (24, (1, 1, 1))):
-            rungs.append(
-                _Rung(
-                    (side, side),
-                    NetworkPlan("resnet-small", width, depth, dropout=0.1),
-                    small,
-                    f"images of {side} px: small residual network, width {width}",
-                )
-            )
+    if longest <= LARGEST_SMALL:
+        side = max(28, 4 * math.ceil(longest / 4))
+        for width, depth in ((32, (2, 2, 2)), (32, (1, 1, 1)), (16, (1, 1, 1))):
+            network = NetworkPlan("resnet-small", width, depth, stem_stride=1 if side <= 32 else 2, dropout=0.2)
+            rungs.append(_Rung((side, side), network, small, f"images of {side} px: small residual network"))
         return rungs
     pretrained = None if wishes.pretrained in (None, "none") else wishes.pretrained
-    for side in (224, 160, 112):
-        if side <= longest * 1.3:
-            fine = TrainPlan(
-                learning_rate=1e-3,
-                encoder_rate=0.3,
-                weight_decay=0.02,
-                epochs=15,
-                batch=32,
-                label_smoothing=0.05,
-                averaging=0.995,
-            )
-            if pretrained:
-                name = "package" if pretrained == "auto" else pretrained
-                rungs.append(
-                    _Rung(
-                        (side, side),
-                        NetworkPlan("efficientnet-lite0", dropout=0.2, pretrained=name),
-                        fine,
-                        f"ImageNet weights at {side} px",
-                        unit_range=True,
-                    )
-                )
-            else:
-                rungs.append(
-                    _Rung(
-                        (side, side),
-                        NetworkPlan("resnet18", dropout=0.1),
-                        replace(small, batch=32, epochs=30),
-                        f"random weights at {side} px",
-                    )
-                )
-    rungs.append(
-        _Rung(
-            (64, 64),
-            NetworkPlan("resnet-small", 32, (2, 2, 2, 2), stem_stride=1, dropout=0.1),
-            small,
-            "64 px: what the budget holds",
-        )
-    )
-    rungs.append(_Rung((32, 32), NetworkPlan("resnet-small", 16, (1, 1, 1)), small, "32 px: what the budget holds"))
+    for side in (s for s in (224, 160, 112) if s <= longest * 1.3):
+        if pretrained:
+            name = "package" if pretrained == "auto" else pretrained
+            network = NetworkPlan("efficientnet-lite0", dropout=0.2, pretrained=name)
+            fine = replace(small, learning_rate=1e-3, epochs=12, batch=32, averaging=0.99)
+            reason = f"network that knows photographs, at {side} px"
+        else:
+            network = NetworkPlan("resnet18", 64, (2, 2, 2, 2), dropout=0.2)
+            fine = replace(small, learning_rate=1e-3, epochs=30, batch=32, averaging=0.99)
+            reason = f"random weights at {side} px"
+        rungs.append(_Rung((side, side), network, fine, reason, unit_range=bool(pretrained)))
+    for side, width, depth in ((64, 32, (2, 2, 2)), (32, 16, (1, 1, 1))):
+        network = NetworkPlan("resnet-small", width, depth, stem_stride=side // 32, dropout=0.2)
+        rungs.append(_Rung((side, side), network, small, f"{side} px: what the budget holds"))
     return rungs
 
 

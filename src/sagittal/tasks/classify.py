@@ -93,7 +93,7 @@ class Classify:
         import torch
 
         logits, target = logits.float(), target.float()
-        weights = None if self.class_weights is None else torch.as_tensor(self.class_weights).to(logits)
+        weights = None if self.class_weights is None else torch.tensor(self.class_weights).to(logits)
         known = ~torch.isnan(target)
         if not self.scheme.exclusive:
             soft = torch.where(known, target, 0)

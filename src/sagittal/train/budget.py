@@ -50,17 +50,16 @@ def measure_speed(plan: Plan, *, device: torch.device, limit_s: float) -> Speed:
     limit_s : float
         About how long the timing may take. At least one step is timed, however long it lasts.
     """
-    forms: list[tuple[Precision, bool]] = [
-        (kind, kind != "fp32" and plan.input.dimensions == 2) for kind in precisions(device)
-    ]
+    forms: list[tuple[Precision, bool]] = [("fp32", False)]
+    if plan.input.dimensions == 2:
+        forms.append(("fp32", True))
+    forms += [(kind, plan.input.dimensions == 2) for kind in precisions(device)[1:]]
     best: Speed | None = None
-    for n, (precision, channels_last) in enumerate(forms):
+    for precision, channels_last in forms:
         speed = _time_form(plan, device, precision, channels_last, limit_s / len(forms))
         # Fewer digits must pay: a gain below a tenth is noise.
         if best is None or speed.step_s < 0.9 * best.step_s:
             best = speed
-        if n == 0 and speed.step_s > limit_s:
-            continue
     assert best is not None
     return best
 
@@ -145,7 +144,8 @@ def fit_to_budget(
         train_cases = _train_cases(fingerprint, plan)
         epoch_s = _epoch_s(plan, speed, train_cases)
         if budget is None:
-            return _expecting(plan, speed, epoch_s, prepare_s=_prepare_s(fingerprint), budget=None)
+            finish = finish_s(plan, fingerprint, speed)
+            return _expecting(plan, speed, epoch_s, prepare_s=_prepare_s(fingerprint), finish=finish)
         prepare_s = _prepare_s(fingerprint)
         gone = spent_s + (time.perf_counter() - began) + prepare_s
         left = budget - gone - finish_s(plan, fingerprint, speed)
@@ -153,7 +153,9 @@ def fit_to_budget(
         enough = min(enough, budget - left + least_s)
         last = n == len(ladder) - 1
         if left >= plan.train.epochs * epoch_s * (0.25 if last else 0.6) or (last and left >= least_s):
-            return _expecting(_fill(plan, left, epoch_s), speed, epoch_s, prepare_s=prepare_s, budget=budget)
+            chosen = _fill(plan, left, epoch_s)
+            finish = finish_s(chosen, fingerprint, speed)
+            return _expecting(chosen, speed, epoch_s, prepare_s=prepare_s, finish=finish)
     raise BudgetError(
         f"the budget of {budget:.0f} s is too short: reading, a short training and the evaluation of {fingerprint.cases} "
         f"cases take about {math.ceil(enough * 1.1)} s here. Give at least --budget {math.ceil(enough * 1.1)}s."
@@ -203,6 +205,11 @@ def finish_s(plan: Plan, fingerprint: Fingerprint, speed: Speed) -> float:
     return FINISH_S + answers + maps
 
 
+def expected_finish_s(plan: Plan, fingerprint: Fingerprint) -> float:
+    """As the plan's timing said: seconds to keep free at the end."""
+    return float(plan.expect.get("finish_s", FINISH_S + 0.001 * fingerprint.cases))
+
+
 def _fill(plan: Plan, seconds: float, epoch_s: float) -> Plan:
     """Spend the time: on more folds first where the plan asks for them, then on epochs, then on repeats."""
     need = plan.train.epochs * epoch_s
@@ -231,15 +238,17 @@ def _fill(plan: Plan, seconds: float, epoch_s: float) -> Plan:
     )
 
 
-def _expecting(plan: Plan, speed: Speed, epoch_s: float, *, prepare_s: float, budget: float | None) -> Plan:
+def _expecting(plan: Plan, speed: Speed, epoch_s: float, *, prepare_s: float, finish: float) -> Plan:
     members = plan.split.folds * plan.split.repeats
     train_s = plan.train.epochs * epoch_s * members
+    total = plan.budget_s if plan.budget_s is not None else prepare_s + train_s + finish
     expect = {
-        "step_s": round(speed.step_s, 5),
+        "total_s": round(total, 1),
         "prepare_s": round(prepare_s, 2),
         "train_s": round(train_s, 1),
+        "finish_s": round(finish, 1),
+        "step_s": round(speed.step_s, 5),
         "members": float(members),
         "memory_mb": round(speed.memory_mb),
     }
-    expect["total_s"] = round(budget if budget is not None else prepare_s + train_s + FINISH_S, 1)
     return replace(plan, expect=expect)

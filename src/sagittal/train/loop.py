@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from sagittal.model.predictor import flip_sets
 from sagittal.networks.heads import Network
 from sagittal.prepare.plan import Plan
 from sagittal.tasks.task import Task
@@ -148,17 +149,20 @@ class Loop:
 
     @torch.no_grad()
     def logits(self, network: Network, rows: Array, *, size: int | None = None) -> Floats:
-        """Logits of cases without augmentation, fp32.
+        """Logits of cases without augmentation, fp32, with the flips that the package will average over.
 
         Returns
         -------
         (len(rows), outputs) float32
         """
         network.eval()
-        parts = [
-            network(batch.image.contiguous(memory_format=self._format), batch.table).float().cpu()
-            for batch in self.batches.pieces(rows, size or 2 * self.plan.train.batch)
-        ]
+        parts = []
+        for batch in self.batches.pieces(rows, size or 2 * self.plan.train.batch):
+            views = [
+                torch.flip(batch.image, axes) if axes else batch.image for axes in flip_sets(self.plan.decide.flips)
+            ]
+            answers = [network(view.contiguous(memory_format=self._format), batch.table).float() for view in views]
+            parts.append(torch.stack(answers).mean(dim=0).cpu())
         network.train()
         return torch.cat(parts).numpy() if parts else np.zeros((0, self.task.head.outputs), dtype=np.float32)
 

@@ -323,4 +323,4 @@ def oof(trained: Sequence[Trained], cases: int, outputs: int, families: int) -> 
         count[member.seat.family, member.rows] += 1
     with np.errstate(invalid="ignore", divide="ignore"):
         logits = total / count
-    return logits, np.asarray((count > 0).all(axis=0)[:, 0])
+    return logits, np.asarray(np.all(count[:, :, 0] > 0, axis=0))
