@@ -26,13 +26,15 @@ class ReadOptions:
     Parameters
     ----------
     layout : str, optional
-        ``folders``, ``table``, ``medmnist``, ``dicom_tree`` or ``manifest``.
+        ``folders``, ``table``, ``files``, ``medmnist``, ``dicom_tree`` or ``manifest``.
     labels : path, optional
         Table with the labels of the images in the source.
     id_column, path_column, patient_column, split_column : str, optional
         Columns of that table.
     kind : str, optional
         ``binary``, ``multiclass``, ``multilabel`` or ``ordinal``.
+    search : tuple of str
+        Folders in which sets of MedMNIST are looked for first.
     """
 
     layout: str | None = None
@@ -42,10 +44,11 @@ class ReadOptions:
     patient_column: str | None = None
     split_column: str | None = None
     kind: str | None = None
+    search: tuple[str, ...] = ()
 
     def keywords(self) -> dict[str, Any]:
         """The arguments of ``open_dataset`` that were given."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        return {key: value for key, value in asdict(self).items() if value not in (None, ())}
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class TrainOptions:
         Likewise.
     pretrained : str, optional
         ``auto``, ``none``, ``package``, ``folder:PATH`` or ``hub:NAME``.
+    inputs : tuple of str
+        Clinical columns that the model uses beside the image.
     device : str
         ``auto``, ``cpu``, ``cuda:1`` or ``0,1``.
     workers : int
@@ -87,6 +92,7 @@ class TrainOptions:
     batch: int | None = None
     folds: int | None = None
     pretrained: str | None = None
+    inputs: tuple[str, ...] = ()
     device: str = "auto"
     workers: int = 0
     overwrite: bool = False
@@ -101,7 +107,9 @@ class TrainOptions:
         for name, least in (("epochs", 0), ("batch", 1), ("folds", 1), ("workers", 0)):
             value = getattr(self, name)
             if value is not None and (value < least or (name == "epochs" and value <= 0)):
-                raise ConfigError(f"{name}: expected {'more than 0' if name == 'epochs' else f'at least {least}'}, found {value}")
+                raise ConfigError(
+                    f"{name}: expected {'more than 0' if name == 'epochs' else f'at least {least}'}, found {value}"
+                )
 
     def overrides(self) -> dict[str, str]:
         """Every change of the planner's plan that these options ask for, the named ones and the free ones."""

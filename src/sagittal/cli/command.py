@@ -6,6 +6,7 @@ import functools
 import inspect
 import json
 import logging
+import math
 import os
 import sys
 import typing
@@ -18,10 +19,9 @@ from typing import Annotated, Any
 import typer
 
 from sagittal.cli.exits import Exit, exit_code, explain_error, is_expected, write_bug_report
+from sagittal.cli.flags import READING, read_options
 from sagittal.cli.terminal import Terminal
-from sagittal.cli.flags import READING
 from sagittal.errors import ConfigError, nearest
-from sagittal.options import ReadOptions
 
 app = typer.Typer(
     name="sagittal",
@@ -85,7 +85,7 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if hasattr(value, "tolist"):  # numpy scalars and arrays
         return plain(value.tolist())
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
 
@@ -112,7 +112,7 @@ def command(
         def guarded(ctx: typer.Context, **options: Any) -> None:
             common = {key: options.pop(key) for key in (*_NOT_SETTINGS, "json_", "quiet")}
             if reads:
-                options["read"] = ReadOptions(**{parameter.name: options.pop(parameter.name) for parameter in READING})
+                options["read"] = read_options(options)
             if common["print_config"]:
                 print(to_json(_settings(ctx)))
                 return
@@ -189,7 +189,13 @@ class _quiet_libraries:  # noqa: N801  (used like a function)
         self._caught.__exit__(*exception)  # type: ignore[arg-type]
 
     def _show(
-        self, message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: object = None,
+        line: str | None = None,
     ) -> None:
         package = str(Path(__file__).resolve().parents[1]) + os.sep
         if str(Path(filename).resolve()).startswith(package) and not issubclass(category, DeprecationWarning):
@@ -272,7 +278,10 @@ def split_items(items: list[str], file: Mapping[str, Any]) -> tuple[str | None, 
     >>> split_items(["data/", "network.width=48"], {})
     ('data/', {'network.width': '48'})
     """
-    changes = {key: value if isinstance(value, str) else json.dumps(value) for key, value in file.get("plan_fields", {}).items()}
+    changes = {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in file.get("plan_fields", {}).items()
+    }
     sources = []
     for item in items:
         key, sign, value = item.partition("=")
@@ -315,7 +324,9 @@ _common = (
     _option("json_", Annotated[bool, typer.Option("--json", help="Print the result as JSON.")], False),
     _option(
         "quiet",
-        Annotated[bool, typer.Option("--quiet", "-q", envvar="SAGITTAL_QUIET", show_envvar=False, help="Tell only errors.")],
+        Annotated[
+            bool, typer.Option("--quiet", "-q", envvar="SAGITTAL_QUIET", show_envvar=False, help="Tell only errors.")
+        ],
         False,
     ),
     _option(
@@ -341,7 +352,12 @@ _common = (
     ),
     _option(
         "debug",
-        Annotated[bool, typer.Option("--debug", envvar="SAGITTAL_DEBUG", show_envvar=False, help="Show tracebacks and all warnings.")],
+        Annotated[
+            bool,
+            typer.Option(
+                "--debug", envvar="SAGITTAL_DEBUG", show_envvar=False, help="Show tracebacks and all warnings."
+            ),
+        ],
         False,
     ),
 )

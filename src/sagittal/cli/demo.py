@@ -31,7 +31,5 @@ def demo(
     """
     from sagittal import verbs
 
-    path = verbs.demo(
-        output, data=data, budget=budget, seed=seed, overwrite=overwrite, reporter=desk.reporter
-    )
+    path = verbs.demo(output, data=data, budget=budget, seed=seed, overwrite=overwrite, reporter=desk.reporter)
     desk.answer({"report": path}, str(path))

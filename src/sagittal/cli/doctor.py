@@ -17,8 +17,9 @@ from sagittal.cli.exits import Exit
 def doctor(desk: Desk) -> None:
     """Print versions, processors, memory, decoders and optional packages, and test the installation; can be pasted."""
     from sagittal import verbs
+    from sagittal.cli.text import facts_text
 
     facts = verbs.doctor()
-    desk.answer(facts, verbs.facts_text(facts))
+    desk.answer(facts, facts_text(facts))
     if not all(value == "passed" for value in facts["self test"].values()):
         raise typer.Exit(Exit.ENVIRONMENT)

@@ -48,8 +48,10 @@ def evaluate(
 ) -> None:
     """Measure a model on held-out cases: each score with its interval, and a page with the evidence."""
     from sagittal import verbs
+    from sagittal.cli.rules import miss, parse_rule
+    from sagittal.cli.text import evidence_text
 
-    rules = [verbs.parse_rule(text) for text in require or ()]
+    rules = [parse_rule(text) for text in require or ()]
     evidence = verbs.evaluate(
         model,
         source_of(source, desk),
@@ -68,9 +70,10 @@ def evaluate(
             reporter=desk.reporter,
         ),
     )
-    desk.answer(evidence.to_json(), verbs.evidence_text(evidence))
+    values = evidence.to_json()
+    desk.answer(values, evidence_text(values))
     if output is not None:
         desk.reporter.say(f"report: {output / 'report.html'}")
-    missed = [text for text in (verbs.miss(rule, evidence) for rule in rules) if text]
+    missed = [text for text in (miss(rule, values) for rule in rules) if text]
     if missed:
         raise GateMissed("quality gate missed: " + "; ".join(missed))

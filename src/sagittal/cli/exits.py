@@ -1,12 +1,12 @@
 """Exit codes, and which error ends in which.
 
-    0    done
-    1    failed
-    2    usage: a wrong option, plan, file of options or budget
-    3    bad input data: unreadable studies, labels that cannot answer the question, a damaged model
-    4    environment: memory, disk, device or an optional package is missing
-    5    a quality gate was missed (``evaluate --require``)
-    130  interrupted; training has left a checkpoint
+0    done
+1    failed
+2    usage: a wrong option, plan, file of options or budget
+3    bad input data: unreadable studies, labels that cannot answer the question, a damaged model
+4    environment: memory, disk, device or an optional package is missing
+5    a quality gate was missed (``evaluate --require``)
+130  interrupted; training has left a checkpoint
 """
 
 from __future__ import annotations
@@ -115,7 +115,9 @@ def _first_line(error: BaseException) -> str:
 def is_expected(error: BaseException) -> bool:
     """Whether the message says all; else the program itself is at fault and a bug report is written."""
     expected = (SagittalError, GateMissed, KeyboardInterrupt, MemoryError)
-    return isinstance(error, expected) or _out_of_resources(error) or getattr(error, "errno", None) == errno.ENAMETOOLONG
+    return (
+        isinstance(error, expected) or _out_of_resources(error) or getattr(error, "errno", None) == errno.ENAMETOOLONG
+    )
 
 
 def write_bug_report(error: BaseException, command: str) -> Path | None:

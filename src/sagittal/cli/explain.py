@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from sagittal.cli.command import Desk, command
-from sagittal.cli.flags import Device, ModelPath, Studies, flag
+from sagittal.cli.flags import Device, ModelPath, Studies, flag, names
 
 
 @command(
@@ -30,14 +30,15 @@ def explain(
 ) -> None:
     """Show which parts of a study a model's answer rests on, with a measure of how far to believe the map."""
     from sagittal import verbs
+    from sagittal.cli.text import explanations_text
 
     rows = verbs.explain(
         model,
         studies,
         output,
-        methods=tuple(name.strip() for name in method.split(",") if name.strip()),
+        methods=names(method),
         class_name=class_,
         device=device,
         reporter=desk.reporter,
     )
-    desk.answer(rows, verbs.explanations_text(rows))
+    desk.answer(rows, explanations_text(rows))

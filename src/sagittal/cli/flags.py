@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from sagittal.options import ReadOptions
 
 
 def flag(*names: str, help: str, metavar: str | None = None, **rest: Any) -> Any:
@@ -39,23 +42,28 @@ READING = tuple(
     for name, option in {
         "labels": flag("--labels", metavar="TABLE", help="CSV, TSV, Excel or Parquet table that holds the labels."),
         "layout": flag(
-            "--layout", metavar="NAME", help="folders, table, medmnist, dicom_tree or manifest; recognised by itself."
+            "--layout",
+            metavar="NAME",
+            help="folders, table, files, medmnist, dicom_tree or manifest; recognised by itself.",
         ),
-        "kind": flag(
-            "--kind", metavar="KIND", help="binary, multiclass, multilabel or ordinal; found by itself."
-        ),
+        "kind": flag("--kind", metavar="KIND", help="binary, multiclass, multilabel or ordinal; found by itself."),
         "id_column": flag("--id-column", metavar="COLUMN", help="Column that names the case."),
         "path_column": flag("--path-column", metavar="COLUMN", help="Column with the image's path."),
         "patient_column": flag(
             "--patient-column", metavar="COLUMN", help="Column that says which cases are one patient's."
         ),
         "split_column": flag("--split-column", metavar="COLUMN", help="Column with train, val or test."),
+        "search": typer.Option(
+            "--search",
+            metavar="FOLDERS",
+            envvar="SAGITTAL_DATA",
+            show_envvar=False,
+            help="Where sets of MedMNIST lie; also SAGITTAL_DATA.",
+        ),
     }.items()
 )
 
-Budget = Annotated[
-    str, flag("--budget", metavar="TIME", help="Wall time for everything: 90s, 10m, 2h, 1.5h, 3d.")
-]
+Budget = Annotated[str, flag("--budget", metavar="TIME", help="Wall time for everything: 90s, 10m, 2h, 1.5h, 3d.")]
 Preset = Annotated[str, flag("--preset", metavar="fast|balanced|best", help="How much one network may cost.")]
 Epochs = Annotated[float | None, flag("--epochs", metavar="N", help="Passes over the data; chosen by the plan.")]
 Batch = Annotated[int | None, flag("--batch", metavar="N", help="Cases in one step; chosen by the plan.")]
@@ -64,8 +72,29 @@ Pretrained = Annotated[
     str | None,
     flag("--pretrained", metavar="FROM", help="none, package, folder:PATH or hub:NAME; chosen by the plan."),
 ]
+Inputs = Annotated[
+    str | None,
+    flag("--inputs", metavar="COLUMNS", help="Clinical columns to use beside the image, with commas: age,sex."),
+]
 Device = Annotated[str, flag("--device", metavar="DEVICE", help="auto, cpu, cuda:1, or several: 0,1.")]
 Workers = Annotated[int, flag("--workers", metavar="N", help="Processes beside the main one that prepare studies.")]
 Seed = Annotated[int, flag("--seed", metavar="N", help="Same data, plan, seed and machine: same weights.")]
 Output = Annotated[Path | None, flag("--output", "-o", metavar="PATH", help="Where the result is written.")]
 
+
+def names(text: str | None) -> tuple[str, ...]:
+    """Names that stand in one text with commas between them.
+
+    >>> names("age, sex"), names(None)
+    (('age', 'sex'), ())
+    """
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def read_options(options: dict[str, Any]) -> ReadOptions:
+    """Take the options of reading out of those of a command."""
+    values = {parameter.name: options.pop(parameter.name) for parameter in READING}
+    search = values["search"]
+    if isinstance(search, str):
+        values["search"] = tuple(folder for folder in search.split(os.pathsep) if folder)
+    return ReadOptions(**{key: value for key, value in values.items() if value is not None})

@@ -30,6 +30,7 @@ def info(
 ) -> None:
     """Say what a model was made for and how good it is, how far a run came, or what a source holds."""
     from sagittal import verbs
+    from sagittal.cli.text import facts_text
 
     facts = verbs.info(thing, target=target, options=read)
-    desk.answer(facts, verbs.facts_text(facts))
+    desk.answer(facts, facts_text(facts))

@@ -28,13 +28,14 @@ def ingest(
 ) -> None:
     """List the cases of a source in a manifest: a table that points at the files; no pixels are copied."""
     from sagittal import verbs
+    from sagittal.cli.text import dataset_text
+    from sagittal.report.facts import describe_dataset
+    from sagittal.run_folder import safe_name
 
     source = source_of(source, desk)
-    folder = output or Path("manifests") / verbs.safe_name(source)
-    dataset = verbs.ingest(
-        source, folder, target=target, options=read, overwrite=overwrite, reporter=desk.reporter
-    )
-    facts = verbs.describe_dataset(dataset)
+    folder = output or Path("manifests") / safe_name(source)
+    dataset = verbs.ingest(source, folder, target=target, options=read, overwrite=overwrite, reporter=desk.reporter)
+    facts = describe_dataset(dataset)
     desk.answer({"manifest": folder, **facts}, str(folder))
-    desk.reporter.say(verbs.dataset_text(facts))
+    desk.reporter.say(dataset_text(facts))
     desk.next(f"sagittal check {folder}", f"sagittal train {folder}")

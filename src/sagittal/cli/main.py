@@ -10,23 +10,28 @@ from typing import Annotated, NoReturn
 import typer
 
 from sagittal import __version__
-from sagittal.cli import (  # noqa: F401  (each registers its command, in the order of the journey)
-    ingest,
+from sagittal.cli import (  # each registers its command
     check,
-    plan,
-    train,
-    evaluate,
-    predict,
-    explain,
     compare,
-    report,
-    info,
-    doctor,
     demo,
+    doctor,
+    evaluate,
+    explain,
+    info,
+    ingest,
+    plan,
+    predict,
+    report,
+    train,
 )
 from sagittal.cli.command import app, finish
 from sagittal.cli.exits import Exit
 from sagittal.cli.terminal import prepare_streams
+
+#: Help lists the commands in the order of the journey.
+_JOURNEY = (ingest, check, plan, train, evaluate, predict, explain, compare, report, info, doctor, demo)
+_ORDER = [module.__name__.rpartition(".")[2] for module in _JOURNEY]
+app.registered_commands.sort(key=lambda known: _ORDER.index(known.name) if known.name in _ORDER else len(_ORDER))
 
 
 def _version(asked: bool) -> None:

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from sagittal.cli.command import Desk, command, split_items
-from sagittal.cli.flags import Batch, Budget, Epochs, Folds, Output, Preset, Pretrained, Seed, Target, flag
+from sagittal.cli.flags import (
+    Batch,
+    Budget,
+    Epochs,
+    Folds,
+    Inputs,
+    Output,
+    Preset,
+    Pretrained,
+    Seed,
+    Target,
+    flag,
+    names,
+)
 from sagittal.errors import ConfigError
 from sagittal.options import ReadOptions, TrainOptions
+
+if TYPE_CHECKING:
+    from sagittal.options import Preset as PresetName
 
 
 @command(
@@ -23,7 +39,9 @@ def plan(
     desk: Desk,
     items: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SOURCE [KEY=VALUE]...", help="Source, and fields of the plan to set.", show_default=False),
+        typer.Argument(
+            metavar="SOURCE [KEY=VALUE]...", help="Source, and fields of the plan to set.", show_default=False
+        ),
     ] = None,
     target: Target = None,
     task: Annotated[str, flag("--task", metavar="TASK", help="classify.")] = "classify",
@@ -34,12 +52,14 @@ def plan(
     batch: Batch = None,
     folds: Folds = None,
     pretrained: Pretrained = None,
+    inputs: Inputs = None,
     seed: Seed = 0,
     *,
     read: ReadOptions,
 ) -> None:
     """Measure a source and print the plan of training with its reasons; edit it and give it to train --plan."""
     from sagittal import verbs
+    from sagittal.cli.text import plan_text
 
     source, changes = split_items(list(items or ()), desk.file)
     if source is None:
@@ -52,11 +72,12 @@ def plan(
         seed=seed,
         options=TrainOptions(
             read=read,
-            preset=preset,  # type: ignore[arg-type]  (checked there)
+            preset=cast("PresetName", preset),
             epochs=epochs,
             batch=batch,
             folds=folds,
             pretrained=pretrained,
+            inputs=names(inputs),
             changes=changes,
             reporter=desk.reporter,
         ),
@@ -66,4 +87,4 @@ def plan(
         path.parent.mkdir(parents=True, exist_ok=True)
         made.save(path)
         desk.next(f"sagittal train {source} --plan {path}")
-    desk.answer(made.to_json(), verbs.plan_text(made))
+    desk.answer(made.to_json(), plan_text(made))

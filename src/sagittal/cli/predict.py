@@ -33,8 +33,9 @@ def predict(
     One bad study never stops the rest; the command then ends in 3 with a list of the bad ones.
     """
     from sagittal import verbs
+    from sagittal.cli.text import predictions_text
     from sagittal.prediction import Failure
-    from sagittal.write.table import prediction_row, predictions_text
+    from sagittal.write.table import prediction_row
 
     answers = verbs.predict(
         model, studies, output=output, batch=batch, device=device, overwrite=overwrite, reporter=desk.reporter
@@ -47,5 +48,5 @@ def predict(
     if failures:
         desk.complain(f"{len(failures)} of {len(answers)} studies could not be answered:")
         for failure in failures:
-            desk.complain(f"  {failure.case}: {failure.error}")
+            desk.complain(f"  {failure.error}")
         raise typer.Exit(Exit.DATA)

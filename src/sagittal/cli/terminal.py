@@ -71,7 +71,7 @@ class Terminal:
     def track(self, what: str, total: float | None = None) -> Iterator[Advance]:
         """Follow one stretch of work: a bar on a terminal, else a line whenever the note says something new."""
         if self.quiet:
-            yield lambda steps=1.0, note="": None
+            yield _ignore
         elif self._moving:
             with self._bar(what, total) as advance:
                 yield advance
@@ -90,8 +90,9 @@ class Terminal:
 
         def advance(steps: float = 1.0, note: str = "") -> None:
             pace.advance(steps)
-            shown = {"note": note} if note else {}
-            progress.update(task, advance=steps, pace=pace.text(), **shown)
+            if note:
+                progress.update(task, note=note)
+            progress.update(task, advance=steps, pace=pace.text())
 
         try:
             yield advance
@@ -101,6 +102,10 @@ class Terminal:
             if self._open == 0:
                 progress.stop()
                 self._progress = None
+
+
+def _ignore(steps: float = 1.0, note: str = "") -> None:
+    """Follow nothing."""
 
 
 class _Pace:
@@ -118,11 +123,13 @@ class _Pace:
         if not self.done:
             return ""
         step = passed / self.done
-        pace = f"{step * 1000:.0f} ms/step" if step < 10 else f"{step:.0f} s/step"
+        pace = f"{step * 1000:.3g} ms/step" if step < 10 else f"{step:.0f} s/step"
         if self.total is None or self.done >= self.total:
             return pace
         left = step * (self.total - self.done)
-        return f"{pace}, ends {time.strftime('%H:%M:%S', time.localtime(time.time() + left))} (in {format_seconds(left)})"
+        return (
+            f"{pace}, ends {time.strftime('%H:%M:%S', time.localtime(time.time() + left))} (in {format_seconds(left)})"
+        )
 
 
 class _Lines:

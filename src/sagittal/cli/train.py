@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -14,6 +15,7 @@ from sagittal.cli.flags import (
     Device,
     Epochs,
     Folds,
+    Inputs,
     Output,
     Preset,
     Pretrained,
@@ -21,8 +23,12 @@ from sagittal.cli.flags import (
     Target,
     Workers,
     flag,
+    names,
 )
 from sagittal.options import ReadOptions, TrainOptions
+
+if TYPE_CHECKING:
+    from sagittal.options import Preset as PresetName
 
 
 @command(
@@ -40,7 +46,9 @@ def train(
     desk: Desk,
     items: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SOURCE [KEY=VALUE]...", help="Source, and fields of the plan to set.", show_default=False),
+        typer.Argument(
+            metavar="SOURCE [KEY=VALUE]...", help="Source, and fields of the plan to set.", show_default=False
+        ),
     ] = None,
     target: Target = None,
     task: Annotated[str, flag("--task", metavar="TASK", help="classify.")] = "classify",
@@ -53,6 +61,7 @@ def train(
     batch: Batch = None,
     folds: Folds = None,
     pretrained: Pretrained = None,
+    inputs: Inputs = None,
     device: Device = "auto",
     workers: Workers = 0,
     seed: Seed = 0,
@@ -64,6 +73,7 @@ def train(
 ) -> None:
     """Learn a classifier from studies and labels within a time budget; the run folder holds all there is to know."""
     from sagittal import verbs
+    from sagittal.cli.text import evidence_text
 
     source, changes = split_items(list(items or ()), desk.file)
     run = verbs.train(
@@ -77,11 +87,12 @@ def train(
         options=TrainOptions(
             read=read,
             name=name,
-            preset=preset,  # type: ignore[arg-type]  (checked there)
+            preset=cast("PresetName", preset),
             epochs=epochs,
             batch=batch,
             folds=folds,
             pretrained=pretrained,
+            inputs=names(inputs),
             device=device,
             workers=workers,
             overwrite=overwrite,
@@ -91,5 +102,8 @@ def train(
             reporter=desk.reporter,
         ),
     )
-    desk.answer(verbs.describe_run(run), verbs.run_text(run))
+    evidence = json.loads((run.folder / "evidence.json").read_text(encoding="utf-8"))
+    scores = {"overall": evidence["overall"], "split": evidence["settings"]["split"]}
+    facts = {"run": run.folder, "model": run.folder / "model", "report": run.folder / "report.html", **scores}
+    desk.answer(facts, f"{evidence_text(evidence)}\n\nreport  {facts['report']}\nmodel   {facts['model']}")
     desk.next(f"sagittal evaluate {run.folder} SOURCE --split test", f"sagittal predict {run.folder} STUDY...")

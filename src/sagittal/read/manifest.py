@@ -251,8 +251,9 @@ def _relative(root: Path, folder: Path) -> str | None:
 
 def _find_root(folder: Path, schema: Mapping[str, Any], first: str) -> Path:
     """Where the files are now, told by the first of them: as seen from the manifest, else where they were."""
-    places = [folder.resolve() / schema["root"]] if schema["root"] is not None else []
+    places: list[Path] = [folder.resolve() / schema["root"]] if schema["root"] is not None else []
     places.append(Path(schema["absolute_root"]))
+    place: Path
     for place in places:
         if (place / first).exists():
             return place.resolve()

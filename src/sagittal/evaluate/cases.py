@@ -1,0 +1,96 @@
+"""Which cases of a data set judge a model, and the evidence of answers that are already there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sagittal import __version__
+from sagittal.case import Case
+from sagittal.dataset import SPLITS, Dataset
+from sagittal.errors import ConfigError, nearest
+from sagittal.evaluate.evidence import Evidence, Settings
+from sagittal.prediction import Prediction
+from sagittal.prepare.split import Splits
+
+if TYPE_CHECKING:
+    from sagittal.model.package import Model
+
+
+def held_out(dataset: Dataset, split: str | None, *, splits_file: Path | None = None) -> tuple[Dataset, str]:
+    """The part of a data set that is asked for, and its name.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    split : {"train", "val", "test", "all"}, optional
+        Where not given: the test split where there is one, all cases where there are no splits at all.
+    splits_file : Path, optional
+        The splits that a run made, used where the source gives none and the cases are the same.
+
+    Raises
+    ------
+    ConfigError
+        If there are splits but no test, and none is named.
+    DataError
+        If there is no such split.
+    """
+    if split is not None and split not in (*SPLITS, "all"):
+        raise ConfigError(f"--split {split}: is not a split. {nearest(split, (*SPLITS, 'all'))}")
+    if not dataset.splits and splits_file is not None and splits_file.is_file():
+        dataset = with_splits(dataset, Splits.load(splits_file))
+    if split == "all" or (split is None and not dataset.splits):
+        return dataset, "all"
+    if split is None and "test" not in dataset.splits:
+        raise ConfigError(
+            f"{dataset.name} has {', '.join(dataset.splits)} cases and no test cases. Say which: --split val or --split all."
+        )
+    name = split or "test"
+    return dataset.split(name), name
+
+
+def with_splits(dataset: Dataset, splits: Splits) -> Dataset:
+    """The data set with the splits that a run made; unchanged where none of its cases were in that run.
+
+    With one fold, its val cases chose and calibrated; with several, every case outside test taught some member.
+    """
+    place = dict.fromkeys(splits.test, "test")
+    for fold in splits.folds:
+        place.update(dict.fromkeys(fold.train, "train"))
+    for fold in splits.folds:
+        place.update(dict.fromkeys(fold.val, "val" if len(splits.folds) == 1 else "train"))
+    if not any(case.id in place for case in dataset):
+        return dataset
+    return replace(dataset, cases=tuple(replace(case, split=place.get(case.id)) for case in dataset))
+
+
+def evidence_of(
+    answers: Sequence[tuple[Prediction, Case]], model: Model, *, data: str, split: str, seed: int = 0
+) -> Evidence:
+    """Evidence of predictions that were made elsewhere, such as those of cross-validation.
+
+    Parameters
+    ----------
+    answers : sequence of (Prediction, Case)
+    model : Model
+    data, split : str
+        What the cases are, for the report.
+    seed : int
+        Of the bootstrap.
+    """
+    settings = Settings(
+        model=model.label,
+        data=data,
+        split=split,
+        task=model.plan.task,
+        scheme=model.plan.scheme,
+        operating_point=model.operating_point.name,
+        seed=seed,
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=__version__,
+    )
+    rows = [model.task.score(prediction, case) for prediction, case in answers]
+    return Evidence.from_rows(rows, model.task, settings)

@@ -1,0 +1,58 @@
+"""Facts about a data set, a model or a run, for people and machines."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sagittal.dataset import Dataset
+from sagittal.run_folder import CONFIG, load_config
+
+if TYPE_CHECKING:
+    from sagittal.model.package import Model
+
+
+def describe_dataset(dataset: Dataset) -> dict[str, Any]:
+    """Counts of a data set."""
+    classes: dict[str, int] = {}
+    if dataset.scheme is not None:
+        for n, name in enumerate(dataset.scheme.classes):
+            classes[name] = sum(1 for case in dataset if case.truth is not None and case.truth.values[n] == 1)
+    return {
+        "source": dataset.name,
+        "layout": dataset.layout,
+        "cases": len(dataset),
+        "patients": len(dataset.patients),
+        "labelled": len(dataset.labelled()),
+        "kind": dataset.scheme.kind if dataset.scheme else None,
+        "target": dataset.scheme.target if dataset.scheme else None,
+        "classes": classes,
+        "splits": {name: len(dataset.split(name)) for name in dataset.splits},
+        "columns": list(dataset.columns),
+        "skipped": [asdict(one) for one in dataset.skipped],
+    }
+
+
+def describe_model(model: Model) -> dict[str, Any]:
+    """What a model was made for."""
+    made, scheme = model.plan, model.plan.scheme
+    return {
+        "name": model.name,
+        "kind": scheme.kind,
+        "classes": list(scheme.classes),
+        "modality": made.input.modality,
+        "body part": made.input.body_part,
+        "dimensions": made.input.dimensions,
+        "size": "x".join(map(str, made.prepare.size)),
+        "spacing mm": "x".join(f"{s:g}" for s in made.prepare.spacing_mm or ()) or "as it comes",
+        "network": made.network.name,
+        "members": len(model.members),
+        "clinical columns": [column.name for column in made.input.table],
+    }
+
+
+def describe_run(folder: Path) -> dict[str, Any]:
+    """What a run was asked; nothing where the folder is none of a run."""
+    values = load_config(folder) if (folder / CONFIG).is_file() else {}
+    return {key: values[key] for key in ("source", "target", "budget", "seed") if key in values}

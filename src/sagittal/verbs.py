@@ -1,0 +1,656 @@
+"""The verbs of the journey: what the commands do, as functions that raise exceptions and never exit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sagittal.errors import ConfigError, nearest
+from sagittal.options import EvaluateOptions, ReadOptions, TrainOptions, format_seconds, parse_budget
+from sagittal.progress import Quiet, Reporter
+from sagittal.run_folder import (
+    CONFIG,
+    claim_folder,
+    keep_log,
+    load_config,
+    safe_name,
+    save_config,
+    save_environment,
+    writable,
+)
+
+if TYPE_CHECKING:
+    from sagittal.check.findings import Findings
+    from sagittal.dataset import Dataset
+    from sagittal.evaluate.compare import Comparison
+    from sagittal.evaluate.evidence import Evidence
+    from sagittal.model.package import Model
+    from sagittal.prediction import Failure, Prediction
+    from sagittal.prepare.fingerprint import Fingerprint
+    from sagittal.prepare.plan import Plan
+    from sagittal.train.run import Run
+
+TASKS = ("classify",)
+METHODS = ("gradcam", "integrated-gradients", "occlusion")
+
+
+def ingest(
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    target: str | None = None,
+    options: ReadOptions | None = None,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+) -> Dataset:
+    """The cases of a source, and a manifest of them where `output` names a folder.
+
+    A manifest is a table of the cases and a schema; it points at the files, and copies no pixels. It is a source itself.
+
+    Parameters
+    ----------
+    source : path or ``medmnist:NAME``
+    output : path, optional
+        Folder of the manifest.
+    target : str, optional
+        Column to learn.
+    options : ReadOptions, optional
+    overwrite : bool
+        Whether a manifest that is there may be replaced.
+    reporter : Reporter, optional
+
+    Raises
+    ------
+    ReadError, DataError, ConfigError
+        As reading says; if `output` is taken.
+    """
+    dataset = _open(source, target, options or ReadOptions(), reporter or Quiet())
+    if output is None:
+        return dataset
+    from sagittal.read.manifest import read_manifest, write_manifest
+
+    folder = Path(output)
+    claim_folder(folder, what="a manifest", overwrite=overwrite)
+    with writable(folder):
+        write_manifest(dataset, folder)
+    return read_manifest(folder)
+
+
+def check(
+    source: str | Path,
+    *,
+    target: str | None = None,
+    pixels: Literal["none", "sample", "all"] = "all",
+    options: ReadOptions | None = None,
+    reporter: Reporter | None = None,
+) -> Findings:
+    """What is wrong with the data of a source, before time is spent on it.
+
+    Parameters
+    ----------
+    source : path or ``medmnist:NAME``
+    target : str, optional
+    pixels : {"none", "sample", "all"}
+        How many images are read to find unreadable ones and copies.
+    options : ReadOptions, optional
+    reporter : Reporter, optional
+
+    Raises
+    ------
+    ReadError, DataError, ConfigError
+        If the source cannot be opened at all.
+    """
+    from sagittal.check.check_dataset import check_dataset
+
+    listener = reporter or Quiet()
+    dataset = _open(source, target, options or ReadOptions(), listener)
+    return check_dataset(dataset, pixels=pixels, reporter=listener)
+
+
+def plan(
+    source: str | Path,
+    *,
+    target: str | None = None,
+    task: str = "classify",
+    budget: str | float = "10m",
+    seed: int = 0,
+    options: TrainOptions | None = None,
+) -> Plan:
+    """The plan that training would follow, with the reason of each choice and what it is expected to cost.
+
+    Real steps are timed on this machine. Nothing is written.
+
+    Raises
+    ------
+    BudgetError
+        If the budget does not hold the least; the message says what would.
+    ReadError, DataError, ConfigError
+        As reading and planning say.
+    """
+    options = options or TrainOptions()
+    started, seconds = time.monotonic(), parse_budget(budget)
+    dataset = _open(source, target, options.read, options.reporter)
+    return _measure_and_plan(dataset, task, seconds, seed, options, started)[1]
+
+
+def train(
+    source: str | Path | None,
+    *,
+    target: str | None = None,
+    task: str = "classify",
+    budget: str | float = "10m",
+    output: str | Path | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    options: TrainOptions | None = None,
+) -> Run:
+    """A model learnt from a source within a time budget, in a folder that holds all there is to know of it.
+
+    Parameters
+    ----------
+    source : path or ``medmnist:NAME``
+        ``None`` only with `resume`.
+    target : str, optional
+        Column to learn; may be left out where the source has one label.
+    task : {"classify"}
+    budget : str or float
+        Wall time for everything, reading and final evaluation included: ``"10m"``, or seconds.
+    output : path, optional
+        Folder of the run; ``runs/NAME`` where not given.
+    seed : int
+        The same data, plan, seed and machine give the same weights.
+    resume : bool
+        Go on from the last checkpoint in the folder, with the source and the plan of its start.
+    options : TrainOptions, optional
+
+    Raises
+    ------
+    ConfigError
+        If the folder is taken; the message tells the ways out.
+    BudgetError, ReadError, DataError, ResourceError
+        As planning, reading and training say.
+    """
+    options = options or TrainOptions()
+    started = time.monotonic()
+    if resume:
+        return _resume(source, output, options, started)
+    if source is None:
+        raise ConfigError("no source given. Name a folder, a table or medmnist:NAME: sagittal train SOURCE")
+    seconds = parse_budget(budget)
+    _check_task(task)
+    folder = Path(output) if output is not None else Path("runs") / safe_name(options.name or str(source))
+    claim_folder(folder, what="a run", overwrite=options.overwrite, resumable=True)
+    save_config(folder, _config(source, target, task, budget, folder, seed, options))
+    save_environment(folder)
+    with keep_log(folder) as logged:
+        options = replace(options, reporter=logged(options.reporter))
+        dataset = _open(source, target, options.read, options.reporter)
+        fingerprint, made = _measure_and_plan(dataset, task, seconds, seed, options, started)
+        with writable(folder):
+            made.save(folder / "plan.json")
+            fingerprint.save(folder / "fingerprint.json")
+        return _train(dataset, made, folder, fingerprint, options, started)
+
+
+def _train(
+    dataset: Dataset,
+    made: Plan,
+    folder: Path,
+    fingerprint: Fingerprint,
+    options: TrainOptions,
+    started: float,
+    *,
+    resume: bool = False,
+) -> Run:
+    """Train, then judge the run by the cases that its networks did not learn from."""
+    from sagittal.train.run import train_model
+
+    run = train_model(
+        dataset,
+        made,
+        folder,
+        fingerprint=fingerprint,
+        spent_s=time.monotonic() - started,
+        resume=resume,
+        device=options.device,
+        workers=options.workers,
+        tensorboard=options.tensorboard,
+        reporter=options.reporter,
+    )
+    _conclude(run, dataset.name, options.reporter)
+    if made.budget_s and not resume:
+        spent = time.monotonic() - started
+        options.reporter.say(
+            f"took {format_seconds(spent)} of {format_seconds(made.budget_s)} ({spent / made.budget_s:.0%} of the budget)"
+        )
+    return run
+
+
+def _conclude(run: Run, name: str, reporter: Reporter) -> None:
+    """Evidence, figures, page and card of a finished run, from its validation cases."""
+    from sagittal.evaluate.cases import evidence_of
+    from sagittal.report.page import write_report
+
+    reporter.say(f"judging the run by {len(run.validation)} cases that its networks did not learn from")
+    evidence = evidence_of(run.validation, run.model, data=name, split="validation", seed=run.plan.seed)
+    with writable(run.folder):
+        evidence.save(run.folder)
+        write_report(evidence, run.folder, model=run.model, plan=run.plan)
+        (run.folder / "README.md").write_text(run.model.card, encoding="utf-8")
+
+
+def _resume(source: str | Path | None, output: str | Path | None, options: TrainOptions, started: float) -> Run:
+    """Go on with a run: its own source, plan and seed; only device, workers and who listens may differ."""
+    from sagittal.prepare.fingerprint import measure_dataset
+    from sagittal.prepare.plan import Plan
+
+    if output is None and source is None:
+        raise ConfigError("--resume needs the folder of the run: sagittal train -o RUN --resume")
+    folder = Path(output) if output is not None else Path("runs") / safe_name(options.name or str(source))
+    values = load_config(folder)
+    read = _read_options(values)
+    with keep_log(folder) as logged:
+        reporter = logged(options.reporter)
+        dataset = _open(values["source"], values.get("target"), read, reporter)
+        made = Plan.load(folder / "plan.json")
+        fingerprint = measure_dataset(dataset, seed=made.seed, reporter=reporter)
+        options = replace(options, reporter=reporter, tensorboard=bool(values.get("tensorboard")))
+        return _train(dataset, made, folder, fingerprint, options, started, resume=True)
+
+
+def evaluate(
+    model: str | Path | Model,
+    source: str | Path,
+    *,
+    split: str | None = None,
+    by: Sequence[str] = (),
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    options: EvaluateOptions | None = None,
+) -> Evidence:
+    """What a model is worth on cases that it has not seen: each measure with its interval, a row a case.
+
+    Parameters
+    ----------
+    model : path or Model
+        A model, or the folder of a run.
+    source : path or ``medmnist:NAME``
+    split : {"train", "val", "test", "all"}, optional
+        The test split where there is one, else all cases. Of a source without splits, those that the run made count.
+    by : sequence of str
+        Columns by whose values the measures are broken down.
+    output : path, optional
+        Folder for ``evidence.json``, ``cases.parquet``, ``report.html`` and figures.
+    overwrite : bool
+    options : EvaluateOptions, optional
+
+    Raises
+    ------
+    PackageError
+        If the model is damaged, unsafe or too new.
+    ReadError, DataError, ScopeError, ConfigError
+        As reading and evaluating say.
+    """
+    from sagittal.evaluate.cases import held_out
+    from sagittal.evaluate.evidence import evaluate_model
+    from sagittal.report.page import write_report
+
+    options = options or EvaluateOptions()
+    package, loaded = _load(model, options.device)
+    folder = None if output is None else Path(output)
+    if folder is not None:
+        claim_folder(folder, what="evidence", overwrite=overwrite)
+    run = _run_of(package)
+    target = options.target or (load_config(run).get("target") if run else None)
+    dataset = _open(source, target, options.read, options.reporter)
+    dataset, name = held_out(dataset, split, splits_file=run / "splits.json" if run else None)
+    evidence = evaluate_model(
+        loaded,
+        dataset,
+        by=tuple(by),
+        resamples=options.resamples,
+        seed=options.seed,
+        confidence=options.confidence,
+        prevalence=options.prevalence,
+        reporter=options.reporter,
+        split=name,
+    )
+    if folder is not None:
+        with writable(folder):
+            evidence.save(folder)
+            write_report(evidence, folder, model=loaded, plan=loaded.plan)
+    if name == "test" and package is not None:
+        from sagittal.model.looks import record_look
+
+        scores = {
+            key: value["value"] for key, value in evidence.to_json()["overall"].items() if value["value"] is not None
+        }
+        look = record_look(package, dataset=dataset.name, split=name, cases=len(dataset), scores=scores)
+        options.reporter.say(f"look {look.number} of this model at a test set, kept in its record")
+    return evidence
+
+
+def predict(
+    model: str | Path | Model,
+    studies: str | Path | Iterable[str | Path],
+    *,
+    output: str | Path | None = None,
+    batch: int | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+) -> list[Prediction | Failure]:
+    """What a model says about new studies, in their order; a study that fails gives a Failure, and the rest go on.
+
+    Parameters
+    ----------
+    model : path or Model
+        A model, or the folder of a run.
+    studies : path or several
+        Files, folders, DICOM trees, globs, and ``@list.txt`` with one of those a line.
+    output : path, optional
+        Table to write: .csv, .tsv, .parquet, .json or .jsonl.
+    batch : int, optional
+        Studies at a time; as many as memory likes where not given.
+    device : str
+    overwrite : bool
+        Whether a table that is there may be replaced.
+    reporter : Reporter, optional
+
+    Raises
+    ------
+    PackageError
+        If the model is damaged, unsafe or too new.
+    ReadError
+        If there is no study at all.
+    """
+    from sagittal.read.requested import find_requested
+    from sagittal.write.table import check_table, write_predictions
+
+    path = None if output is None else Path(output)
+    if path is not None:
+        check_table(path)
+        if path.exists() and not overwrite:
+            raise ConfigError(f"{path} exists already and is kept. To replace it: --overwrite; else another -o.")
+    _, loaded = _load(model, device)
+    cases, failures = find_requested(studies)
+    answers = [*loaded.predict_many(cases, batch=batch, reporter=reporter or Quiet()), *failures]
+    if path is not None:
+        write_predictions(answers, path)
+    return answers
+
+
+def explain(
+    model: str | Path | Model,
+    studies: str | Path | Iterable[str | Path],
+    output: str | Path,
+    *,
+    methods: Sequence[str] = ("gradcam",),
+    class_name: str | None = None,
+    device: str = "auto",
+    reporter: Reporter | None = None,
+) -> list[dict[str, Any]]:
+    """Where a model looked, as overlay pictures and NIfTI maps, each with its faithfulness beside a random map's.
+
+    Parameters
+    ----------
+    model, studies, device, reporter
+        As in :func:`predict`.
+    output : path
+        Folder, made if missing.
+    methods : sequence of {"gradcam", "integrated-gradients", "occlusion"}
+    class_name : str, optional
+        Class to explain; the most probable one of each study where not given.
+
+    Returns
+    -------
+    list of dict
+        One for each study and method: what was written and the scores; or ``error``.
+    """
+    from sagittal.explain.write import explain_cases
+    from sagittal.read.requested import find_requested
+
+    for name in methods:
+        if name not in METHODS:
+            raise ConfigError(f"unknown method '{name}'. {nearest(name, METHODS)}")
+    _, loaded = _load(model, device)
+    if class_name is not None and class_name not in loaded.plan.scheme.classes:
+        raise ConfigError(f"the model has no class '{class_name}'. {nearest(class_name, loaded.plan.scheme.classes)}")
+    cases, failures = find_requested(studies)
+    folder = Path(output)
+    with writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = explain_cases(
+            loaded, cases, folder, methods=methods, class_name=class_name, reporter=reporter or Quiet()
+        )
+    return [*rows, *({"case": failure.case, "error": failure.error} for failure in failures)]
+
+
+def compare(a: str | Path | Evidence, b: str | Path | Evidence) -> Comparison:
+    """Whether the second model is better than the first on the same cases, with intervals of the differences.
+
+    Raises
+    ------
+    DataError
+        If the two were not measured on the same cases.
+    """
+    from sagittal.evaluate.compare import compare_evidence
+    from sagittal.evaluate.evidence import Evidence
+
+    first, second = (value if isinstance(value, Evidence) else Evidence.load(Path(value)) for value in (a, b))
+    return compare_evidence(first, second)
+
+
+def report(folder: str | Path) -> Path:
+    """The report page of a run or an evaluation, made again from its evidence.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds no evidence.
+    """
+    from sagittal.evaluate.evidence import Evidence
+    from sagittal.report.page import write_report
+
+    folder = Path(folder)
+    if not (folder / "evidence.json").is_file():
+        raise ConfigError(
+            f"{folder} holds no evidence (evidence.json). Make some: sagittal evaluate MODEL SOURCE -o {folder}"
+        )
+    loaded = _load(folder, "cpu")[1] if (folder / "model").exists() else None
+    with writable(folder):
+        write_report(Evidence.load(folder), folder, model=loaded, plan=loaded.plan if loaded else None)
+    return folder / "report.html"
+
+
+def info(thing: str | Path, *, target: str | None = None, options: ReadOptions | None = None) -> dict[str, Any]:
+    """Facts about a model, a run or a source."""
+    from sagittal.model.find import is_model
+    from sagittal.report.facts import describe_dataset, describe_model, describe_run
+
+    path = Path(thing)
+    if (path / CONFIG).is_file() and (path / "plan.json").is_file() and not (path / "model").exists():
+        return {"run": str(path), "state": "not finished: go on with sagittal train --resume", **describe_run(path)}
+    if is_model(path):
+        package, loaded = _load(path, "cpu")
+        facts = describe_model(loaded)
+        return {"run": str(path), **describe_run(path), **facts} if package != path else {"model": str(path), **facts}
+    return describe_dataset(_open(thing, target, options or ReadOptions(), Quiet()))
+
+
+def doctor() -> dict[str, Any]:
+    """What this machine and this installation have, and whether a self test passes."""
+    from sagittal.machine import examine
+    from sagittal.read.dicom_pixels import DECODERS
+
+    return examine(DECODERS)
+
+
+def demo(
+    output: str | Path = "demo",
+    *,
+    data: str = "phantom",
+    budget: str | float = "2m",
+    seed: int = 0,
+    studies: int = 72,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+) -> Path:
+    """The whole journey in one folder: ingest, train, evaluate, predict, explain.
+
+    Parameters
+    ----------
+    output : path
+    data : str
+        ``phantom`` makes synthetic chest CT studies as DICOM; any source, such as ``medmnist:breastmnist``, is used as
+        it is.
+    budget : str or float
+        For training.
+    seed : int
+    studies : int
+        How many phantoms.
+    overwrite : bool
+    reporter : Reporter, optional
+
+    Returns
+    -------
+    Path
+        The report page.
+    """
+    from sagittal.evaluate.cases import held_out
+    from sagittal.explain.write import explain_cases
+    from sagittal.write.table import write_predictions
+
+    talk = reporter or Quiet()
+    folder = Path(output)
+    parse_budget(budget)
+    claim_folder(folder, what="a demo", overwrite=overwrite)
+    save_config(folder, {"data": data, "budget": str(budget), "seed": seed, "output": str(folder)})
+    source, read = data, ReadOptions()
+    if data == "phantom":
+        from sagittal.phantom import make_chest_ct
+
+        talk.say(f"1/5 phantoms: {studies} synthetic chest CT studies of no real patient, written as DICOM")
+        labels = make_chest_ct(folder / "data", studies=studies, seed=seed, reporter=talk)
+        source, read = str(labels.parent / "studies"), ReadOptions(labels=str(labels))
+    else:
+        talk.say(f"1/5 data: {data}")
+    target = "nodule" if data == "phantom" else None
+    dataset = ingest(source, folder / "manifest", target=target, options=read, reporter=talk)
+    talk.say(f"2/5 train: {len(dataset)} cases, budget {budget}")
+    run = train(
+        folder / "manifest",
+        budget=budget,
+        output=folder / "run",
+        seed=seed,
+        options=TrainOptions(reporter=talk, name="demo"),
+    )
+    talk.say("3/5 evaluate: the cases that were held out")
+    evaluate(run.folder, folder / "manifest", output=folder / "evidence", options=EvaluateOptions(reporter=talk))
+    held, _ = held_out(dataset, None, splits_file=run.folder / "splits.json")
+    chosen, loaded = held.cases[:4], run.model
+    talk.say(f"4/5 predict: {len(chosen)} held-out studies")
+    write_predictions(list(loaded.predict_many(chosen, reporter=talk)), folder / "predictions.csv")
+    talk.say("5/5 explain: where the model looked")
+    explain_cases(loaded, chosen[:2], folder / "maps", methods=("gradcam",), class_name=None, reporter=talk)
+    return folder / "evidence" / "report.html"
+
+
+fit = train
+test = evaluate
+
+
+# What the verbs share ------------------------------------------------------------------------------------------------
+
+
+def _open(source: str | Path, target: str | None, read: ReadOptions, reporter: Reporter) -> Dataset:
+    from sagittal.read.open_dataset import open_dataset
+
+    dataset = open_dataset(str(source), target=target, **read.keywords())
+    if dataset.skipped:
+        first = dataset.skipped[0]
+        reporter.say(f"{len(dataset.skipped)} studies are left out; the first, case {first.case}: {first.reason}")
+    return dataset
+
+
+def _check_task(task: str) -> None:
+    if task not in TASKS:
+        raise ConfigError(f"task: '{task}' is not a choice. {nearest(task, TASKS)}")
+
+
+def _config(
+    source: str | Path,
+    target: str | None,
+    task: str,
+    budget: str | float,
+    folder: Path,
+    seed: int,
+    options: TrainOptions,
+) -> dict[str, Any]:
+    """The options of a run under the names of the flags; paths as they were given."""
+    names = ("name", "preset", "epochs", "batch", "folds", "pretrained", "device", "workers", "tensorboard")
+    chosen = {name: getattr(options, name) for name in names}
+    chosen["inputs"] = ",".join(options.inputs) or None
+    return {
+        "source": str(source),
+        "target": target,
+        "task": task,
+        "budget": str(budget),
+        "output": str(folder),
+        "seed": seed,
+        **chosen,
+        "plan": None if options.plan is None else str(options.plan),
+        **options.read.keywords(),
+        "plan_fields": dict(options.changes),
+    }
+
+
+def _measure_and_plan(
+    dataset: Dataset, task: str, seconds: float, seed: int, options: TrainOptions, started: float
+) -> tuple[Fingerprint, Plan]:
+    """Fingerprint and plan of a data set, fitted to what is left of the budget."""
+    from sagittal.prepare.fingerprint import measure_dataset
+    from sagittal.prepare.plan import Plan
+    from sagittal.prepare.planner import Wishes, make_plans
+    from sagittal.train.budget import fit_to_budget
+
+    _check_task(task)
+    fingerprint = measure_dataset(dataset, seed=seed, reporter=options.reporter)
+    if options.plan is not None:
+        return fingerprint, Plan.load(Path(options.plan)).override(options.overrides())
+    wishes = Wishes(
+        preset=options.preset,
+        folds=options.folds,
+        pretrained=options.pretrained or "auto",
+        inputs=options.inputs,
+        seed=seed,
+    )
+    changes = options.overrides()
+    ladder = [rung.override(changes) for rung in make_plans(fingerprint, budget_s=seconds, task=task, wishes=wishes)]
+    made = fit_to_budget(ladder, fingerprint, device=options.device, spent_s=time.monotonic() - started)
+    return fingerprint, made
+
+
+def _read_options(values: Mapping[str, Any]) -> ReadOptions:
+    """The options of reading that a run was started with."""
+    texts = {name: values.get(name) for name in ReadOptions.__dataclass_fields__ if name != "search"}
+    return ReadOptions(**texts, search=tuple(values.get("search", ())))
+
+
+def _load(model: str | Path | Model, device: str) -> tuple[Path | None, Model]:
+    """A model, and the path of its package where it came from one."""
+    from sagittal.model.find import find_model
+    from sagittal.model.package import Model
+
+    if isinstance(model, Model):
+        return None, model
+    package = find_model(Path(model))
+    return package, Model.load(package, device=device)
+
+
+def _run_of(package: Path | None) -> Path | None:
+    """The folder of the run that a package lies in."""
+    return package.parent if package is not None and (package.parent / CONFIG).is_file() else None
