@@ -14,7 +14,7 @@ from pydicom.pixels.processing import apply_modality_lut
 from sagittal.errors import GeometryError, ReadError
 from sagittal.grid import Grid
 from sagittal.image import Image
-from sagittal.read.dicom_file import Layout, open_dicom
+from sagittal.read.dicom_file import PixelFormat, open_dicom
 from sagittal.read.dicom_pixels import decode_pixels
 from sagittal.read.limits import as_read_error, check_size
 from sagittal.types import Array, Floats
@@ -65,8 +65,9 @@ def read_dicom_series(paths: Sequence[Path]) -> Image:
     """
     if not paths:
         raise ReadError("DICOM: no files were given")
-    headers = list({_instance(h, n): h for n, h in enumerate(open_dicom(Path(path)) for path in paths)}.values())
     with as_read_error("DICOM"):
+        opened = (open_dicom(Path(path)) for path in paths)
+        headers = list({_instance(header, number): header for number, header in enumerate(opened)}.values())
         planes = [plane for header in headers for plane in _planes(header)]
         _check_alike(planes)
         order, grid = _place(planes)
@@ -85,11 +86,9 @@ def read_dicom_series(paths: Sequence[Path]) -> Image:
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """One frame: where it lies, and what its stored values mean. `frame` counts within its file."""
+    """One frame: where it lies, and what its stored values mean."""
 
-    file: int
-    frame: int
-    layout: Layout
+    layout: PixelFormat
     orientation: Floats | None  # (6,)
     position: Floats | None  # (3,), mm
     spacing: Floats | None  # (2,): between rows, between columns, mm
@@ -121,7 +120,7 @@ def _planes(header: Header) -> list[Plane]:
         raise ReadError(f"DICOM: a {_modality(header)} object, not an image")
     if "PixelData" not in header and "FloatPixelData" not in header and "DoubleFloatPixelData" not in header:
         raise ReadError("DICOM: holds no pixel data")
-    layout = Layout(header)
+    layout = PixelFormat(header)
     shared = _first(header, "SharedFunctionalGroupsSequence")
     groups = header.get("PerFrameFunctionalGroupsSequence") or []
     if groups and len(groups) != layout.frames:
@@ -138,8 +137,6 @@ def _planes(header: Header) -> list[Plane]:
         value = find("PixelValueTransformationSequence")
         planes.append(
             Plane(
-                file=0,
-                frame=frame,
                 layout=layout,
                 orientation=_numbers(find("PlaneOrientationSequence"), "ImageOrientationPatient", 6),
                 position=_numbers(find("PlanePositionSequence"), "ImagePositionPatient", 3),
@@ -321,17 +318,31 @@ def _meaning(frame: Array, plane: Plane, header: Header) -> Array:
     """Stored grey values -> values of the modality, MONOCHROME1 inverted where they have no unit."""
     source = plane.rescale if plane.rescale is not None else header
     values: Array = frame
-    if "ModalityLUTSequence" in source or "RescaleSlope" in source:
+    slope, intercept = _rescale(source)
+    if "ModalityLUTSequence" in source:
         values = np.asarray(apply_modality_lut(frame, source))
+    elif (slope, intercept) != (1.0, 0.0):
+        values = frame * slope + intercept
     if plane.layout.photometric == "MONOCHROME1" and _unit(header, plane) == "1" and frame.dtype.kind != "f":
         lowest = -(1 << plane.layout.stored - 1) if plane.layout.signed else 0
         ends = np.array([lowest, lowest + (1 << plane.layout.stored) - 1])
-        if "RescaleSlope" in source:
-            ends = ends * float(source.RescaleSlope) + float(source.get("RescaleIntercept") or 0)
-        elif "ModalityLUTSequence" in source:
-            ends = np.array([values.min(), values.max()])
+        # A LUT has no ends of its own: those of its values take their place.
+        ends = np.array([values.min(), values.max()]) if "ModalityLUTSequence" in source else ends * slope + intercept
         values = ends.sum() - values.astype(np.float64)
     return values
+
+
+def _rescale(source: Header) -> tuple[float, float]:
+    """Slope and intercept (PS3.3 C.11.1.1.2); 1 and 0 where the file gives none."""
+    given = source.get("RescaleSlope"), source.get("RescaleIntercept")
+    slope, intercept = (
+        default if v is None or v == "" else float(v) for v, default in zip(given, (1.0, 0.0), strict=True)
+    )
+    if slope == 0 or not np.isfinite(slope) or not np.isfinite(intercept):
+        raise ReadError(
+            f"DICOM: RescaleSlope {slope:g} and RescaleIntercept {intercept:g} would erase the values: damaged"
+        )
+    return slope, intercept
 
 
 def _unit(header: Header, plane: Plane) -> str:
@@ -343,6 +354,6 @@ def _unit(header: Header, plane: Plane) -> str:
     if modality == "PT":
         return {"BQML": "Bq/ml", "GML": "SUV", "CNTS": "counts"}.get(_code(header.get("Units")), "1")
     kind = _code(source.get("RescaleType"))
-    if kind == "HU" or (modality == "CT" and kind in {"", "US"} and "RescaleSlope" in source and kind == ""):
+    if kind == "HU" or (modality == "CT" and kind == "" and "RescaleSlope" in source):
         return "HU"
     return "1"

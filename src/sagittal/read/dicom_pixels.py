@@ -16,7 +16,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, convert_color_space
 
 from sagittal.errors import ReadError, require
-from sagittal.read.dicom_file import DEFLATED, Layout
+from sagittal.read.dicom_file import DEFLATED, PixelFormat
 from sagittal.read.limits import MAX_FRAME_VALUES, check_size
 from sagittal.types import Array
 
@@ -42,7 +42,7 @@ DECODERS = {
 _PACKAGES = {"imagecodecs": "imagecodecs", "pyjpegls": "jpeg_ls", "pylibjpeg": "openjpeg"}
 
 
-def decode_pixels(header: Header, layout: Layout) -> Array:
+def decode_pixels(header: Header, layout: PixelFormat) -> Array:
     """Stored values, (frames, rows, columns, samples), before any rescaling.
 
     Colour comes out as RGB of 8 bits where the file holds YBR or a palette (16-bit palettes are cut to 8 bits, which
@@ -77,7 +77,7 @@ def decode_pixels(header: Header, layout: Layout) -> Array:
     return pixels
 
 
-def _floats(raw: bytes, layout: Layout, dtype: str) -> Array:
+def _floats(raw: bytes, layout: PixelFormat, dtype: str) -> Array:
     values = np.frombuffer(raw, "<" + dtype)
     shape = (layout.frames, layout.rows, layout.columns, layout.samples)
     if values.size < np.prod(shape):
@@ -85,7 +85,7 @@ def _floats(raw: bytes, layout: Layout, dtype: str) -> Array:
     return values[: int(np.prod(shape))].reshape(shape)
 
 
-def _native(header: Header, layout: Layout) -> Array:
+def _native(header: Header, layout: PixelFormat) -> Array:
     shape = (layout.frames, layout.rows, layout.columns, layout.samples)
     if layout.allocated == 1 or layout.samples == 3:
         return _by_pydicom(header, layout, "")
@@ -102,7 +102,7 @@ def _native(header: Header, layout: Layout) -> Array:
     return _cut_to_bits(values, layout).reshape(shape)
 
 
-def _cut_to_bits(values: Array, layout: Layout) -> Array:
+def _cut_to_bits(values: Array, layout: PixelFormat) -> Array:
     """Move the high bit to its place, drop what lies above it (old overlays), and give the sign its meaning."""
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     shift = layout.high + 1 - layout.stored
@@ -117,13 +117,13 @@ def _cut_to_bits(values: Array, layout: Layout) -> Array:
     return signed if unused == 0 else (signed << signed.dtype.type(unused)) >> signed.dtype.type(unused)
 
 
-def _by_pydicom(header: Header, layout: Layout, plugin: str) -> Array:
+def _by_pydicom(header: Header, layout: PixelFormat, plugin: str) -> Array:
     decoder = get_decoder(header.file_meta.TransferSyntaxUID)
     pixels, _ = decoder.as_array(header, decoding_plugin=plugin)  # colour comes out as RGB
     return np.asarray(pixels).reshape(layout.frames, layout.rows, layout.columns, -1)
 
 
-def _compressed(header: Header, layout: Layout, decoder: str) -> Array:
+def _compressed(header: Header, layout: PixelFormat, decoder: str) -> Array:
     if decoder in _PACKAGES:
         require(_PACKAGES[decoder], feature="decoding this compressed DICOM", extra="codecs")
     if decoder != "pydicom":
@@ -143,11 +143,11 @@ def _compressed(header: Header, layout: Layout, decoder: str) -> Array:
     )
 
 
-def _frames(header: Header, layout: Layout) -> Iterator[bytes]:
+def _frames(header: Header, layout: PixelFormat) -> Iterator[bytes]:
     return generate_frames(header.PixelData, number_of_frames=layout.frames)
 
 
-def _by_imagecodecs(header: Header, layout: Layout) -> Array:
+def _by_imagecodecs(header: Header, layout: PixelFormat) -> Array:
     codecs = require("imagecodecs", feature="decoding this compressed DICOM", extra="codecs")
     planes = []
     for frame in _frames(header, layout):
@@ -165,6 +165,10 @@ def _by_imagecodecs(header: Header, layout: Layout) -> Array:
         if lossless and layout.photometric.startswith("YBR_FULL"):
             pixels = convert_color_space(pixels, "YBR_FULL", "RGB")
         return pixels
+    if pixels.itemsize * 8 > layout.allocated:
+        raise ReadError(
+            f"DICOM: frames decode to {pixels.itemsize * 8} bits, BitsAllocated is {layout.allocated}: damaged"
+        )
     wide = pixels.astype(f"u{layout.allocated // 8}", copy=False)
     return _cut_to_bits(wide, layout)
 
@@ -179,7 +183,7 @@ def _palette(indices: Array, header: Header) -> Array:
     return colours.astype(np.uint8)
 
 
-def _check_codestream(frame: bytes, layout: Layout) -> None:
+def _check_codestream(frame: bytes, layout: PixelFormat) -> None:
     """Compare the size that a compressed frame declares in its own header with Rows and Columns."""
     rows, columns = _codestream_size(frame)
     if (rows, columns) != (layout.rows, layout.columns):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from sagittal.errors import DataError
 from sagittal.read import columns
 from sagittal.read.files import Group, group, image_files
 from sagittal.read.sources import file_source, patient_key, series_source, short_hash
-from sagittal.read.table import Rows, find_roles, make_row_case, read_table
+from sagittal.read.table import Rows, find_roles, make_row_case, names_images, open_table, read_table
 
 if TYPE_CHECKING:
     from sagittal.read.open_dataset import Request
@@ -44,16 +44,22 @@ def open_dicom_tree(request: Request) -> Dataset:
     groups = [g for g in group(image_files(root)) if g.dicom is not None]
     if not groups:
         raise DataError(f"'{root.name}' holds no DICOM images")
-    column, keyword = match(table, groups, request.id_column)
+    try:
+        column, keyword = match(table, groups, request.id_column)
+    except DataError:
+        if request.id_column is None and names_images(table, root):
+            return open_table(request)  # the rows name files or folders instead
+        raise
     roles = find_roles(table, request, {column})
     rows = {cell.strip(): row for row, cell in reversed(list(enumerate(table[column])))}
     scheme, truths = roles.truths(table)
+    names = _names(groups)
     named: dict[int, list[Group]] = defaultdict(list)
     skipped: list[Skipped] = []
     for found in groups:
         row = rows.get(getattr(found.dicom, KEYS[keyword]))
         if row is None:
-            skipped.append(Skipped(_name(found), "a series without a row in the table"))
+            skipped.append(Skipped(names[found.files], "a series without a row in the table"))
         else:
             named[row].append(found)
     cases = []
@@ -66,7 +72,7 @@ def open_dicom_tree(request: Request) -> Dataset:
             )
             skipped.append(Skipped(f"row-{row + 1:04d}", why))
         for found in named[row]:
-            name = _name(found)
+            name = names[found.files]
             patient = patient_key(found.dicom.patient) if found.dicom and found.dicom.patient else None
             where = found.files[0].relative_to(root).parent.as_posix()
             cases.append(
@@ -112,12 +118,16 @@ def match(table: Rows, groups: list[Group], column: str | None = None) -> tuple[
     return best[1], best[2]
 
 
-def _name(found: Group) -> str:
-    instance = found.dicom
-    if instance is None:  # pragma: no cover - groups without header are left out above
-        raise DataError("a group without header")
-    files = "" if len(found.files) > 1 else f"-{instance.number}" if instance.number else ""
-    return f"{instance.modality.lower()}-{short_hash(instance.series or str(instance.path))}{files}"
+def _names(groups: list[Group]) -> dict[tuple[Path, ...], str]:
+    """A name for each group by its files: modality, hash of the series, and a number where a series has several."""
+    names: dict[tuple[Path, ...], str] = {}
+    count: Counter[str] = Counter()
+    for found in groups:
+        if found.dicom is not None:
+            name = f"{found.dicom.modality.lower()}-{short_hash(found.dicom.series or str(found.dicom.path))}"
+            count[name] += 1
+            names[found.files] = name if count[name] == 1 else f"{name}-{count[name]}"
+    return names
 
 
 def _source(name: str, found: Group) -> ImageSource:

@@ -9,9 +9,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydicom.dataset import Dataset as Header
+
 from sagittal.errors import ReadError, SagittalError
 from sagittal.read.dicom import NOT_IMAGES, read_dicom
 from sagittal.read.dicom_file import INDEX_TAGS, open_dicom
+from sagittal.read.limits import as_read_error
 from sagittal.read.open_image import READERS, image_suffix, reader_of
 
 TABLES = frozenset({".csv", ".tsv", ".parquet"})
@@ -112,8 +115,11 @@ def group(paths: Iterable[Path]) -> list[Group]:
 
 def index_file(path: Path) -> Instance | None:
     """What the header of a DICOM file says of its place among others; ``None`` for an object that is no image."""
-    header = open_dicom(path, pixels=False, tags=INDEX_TAGS)
+    with as_read_error("DICOM"):
+        return _instance(path, open_dicom(path, pixels=False, tags=INDEX_TAGS))
 
+
+def _instance(path: Path, header: Header) -> Instance | None:
     def text(keyword: str) -> str:
         return str(header.get(keyword) or "").strip()
 
@@ -151,7 +157,7 @@ def expand(paths: Iterable[str | Path]) -> list[Path]:
     found: list[Path] = []
     for given in paths:
         path = Path(given)
-        if _exists(path):
+        if exists(path):
             found.append(path)
         elif glob.has_magic(str(given)):
             fits = sorted(Path(p) for p in glob.glob(str(given), recursive=True))
@@ -163,7 +169,8 @@ def expand(paths: Iterable[str | Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
+    """Whether a path exists; a name that no file can have does not."""
     try:
         return path.exists()
     except (OSError, ValueError):  # a name too long for the file system, or with a NUL

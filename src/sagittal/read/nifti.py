@@ -13,7 +13,7 @@ import numpy as np
 from sagittal.errors import GeometryError, ReadError
 from sagittal.grid import Grid
 from sagittal.image import Image
-from sagittal.read.limits import MAX_VALUES, as_read_error, check_file, check_size
+from sagittal.read.limits import as_read_error, check_file, check_memory, check_size
 from sagittal.types import Array, Floats
 
 #: NIfTI counts x to the right and y to the front; DICOM and Sagittal to the left and the back.
@@ -52,9 +52,10 @@ def read_nifti(path: Path, affine: Floats | None = None) -> Image:
             raise ReadError(
                 f"NIfTI: declares {shape} = {expected:,} bytes, but the file holds {size:,}: damaged or cut off"
             )
+        check_memory(expected + 4 * prod(shape), "NIfTI")
         values = _values(path, header, packed, expected)
         slope, intercept = header.get_slope_inter()
-        data = _channels_first(values, slope, intercept)
+        data = _channels_first(values, slope, intercept)  # (C, I, J, K)
         unit = _MILLIMETRES[header.get_xyzt_units()[0]]
         if affine is None and int(header["qform_code"]) == int(header["sform_code"]) == 0:
             zooms = np.array([*header.get_zooms()[:3], np.nan, np.nan], dtype=np.float64)[:3] * unit
@@ -123,8 +124,5 @@ def _channels_first(values: Array, slope: float | None, intercept: float | None)
     if slope is not None and (slope, intercept) != (1.0, 0.0):
         # In double precision first: a scaled 32-bit integer would lose its last digits.
         data = (values.astype(np.float64) * slope + float(intercept or 0.0)).astype(np.float32)
-    shape = data.shape + (1,) * (3 - data.ndim)
-    data = data.reshape(*shape[:3], prod(shape[3:]) or 1) if data.ndim < 3 else data.reshape(*shape[:3], -1, order="F")
-    if data.size > MAX_VALUES:
-        raise ReadError("NIfTI: too many values")
-    return np.moveaxis(data, -1, 0)
+    shape = data.shape + (1,) * (4 - data.ndim)
+    return np.moveaxis(data.reshape(*shape[:3], prod(shape[3:]), order="F"), -1, 0)

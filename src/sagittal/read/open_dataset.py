@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sagittal.dataset import Dataset
 from sagittal.errors import ConfigError, DataError, ReadError, nearest
 from sagittal.read.dicom import read_dicom
 from sagittal.read.dicom_tree import open_dicom_tree
-from sagittal.read.files import TABLES, image_files, walk
+from sagittal.read.files import TABLES, exists, image_files, walk
 from sagittal.read.folders import class_folders, open_files, open_folders
 from sagittal.read.manifest import is_manifest, open_manifest
 from sagittal.read.medmnist import open_medmnist
@@ -102,13 +102,25 @@ def open_dataset(
         kind=kind,
         search=tuple(Path(folder) for folder in search),
     )
-    chosen = layout or recognise(request)
-    dataset = LAYOUTS[chosen](request)
+    if request.labels is None and layout in {None, "table", "dicom_tree"}:
+        request = with_table(request)
+    dataset = LAYOUTS[layout or recognise(request)](request)
     if not dataset.cases:
         raise DataError(f"'{dataset.name}' holds no case that can be used; {len(dataset.skipped)} were left out")
     for note in dataset.notes:
         _log.info("%s: %s", dataset.layout, note)
     return dataset
+
+
+def with_table(request: Request) -> Request:
+    """The request with its table named, where the source is a table or a folder with one beside its images."""
+    path = Path(request.source)
+    if request.source.startswith("medmnist:") or not exists(path):
+        return request
+    if path.is_file():
+        return replace(request, source=str(path.parent), labels=path) if path.suffix.lower() in TABLES else request
+    tables = [f for f in path.iterdir() if f.suffix.lower() in TABLES and f.is_file()]
+    return replace(request, labels=tables[0]) if len(tables) == 1 and image_files(path) else request
 
 
 def recognise(request: Request) -> str:
@@ -124,37 +136,27 @@ def recognise(request: Request) -> str:
     if request.source.startswith("medmnist:"):
         return "medmnist"
     path = Path(request.source)
-    if not path.exists():
+    if not exists(path):
         raise ReadError(f"'{request.source}' does not exist; expected a folder, a table, an .npz or medmnist:NAME")
     if path.is_file():
         return _of_file(path)
     if is_manifest(path):
         return "manifest"
     if request.labels is not None:
-        if not request.labels.is_file():
+        if not exists(request.labels):
             raise ReadError(f"the table '{request.labels}' does not exist")
         return "dicom_tree" if _is_dicom(path) and not request.path_column else "table"
     if next(walk(path), None) is None:
         raise DataError(f"'{path.name}' is empty: no file lies in it or below it")
-    if class_folders(path) and not _tables(path):
-        return "folders"
-    if len(_tables(path)) == 1 and image_files(path):
-        return "table"
     return "folders" if class_folders(path) else "files"
 
 
 def _of_file(path: Path) -> str:
     if path.suffix.lower() == ".npz":
         return "medmnist"
-    if path.suffix.lower() in TABLES:
-        return "table"
     if reader_of(path) is not None:
         return "files"
     raise DataError(f"'{path.name}' is no data set: expected a folder, a CSV, TSV or Parquet table, or an .npz")
-
-
-def _tables(folder: Path) -> list[Path]:
-    return [f for f in folder.iterdir() if f.suffix.lower() in TABLES and f.is_file()]
 
 
 def _is_dicom(folder: Path) -> bool:

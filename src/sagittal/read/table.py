@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from sagittal.case import Case, ImageSource
 from sagittal.dataset import Dataset, Skipped
-from sagittal.errors import DataError, ReadError
+from sagittal.errors import DataError, ReadError, SagittalError
 from sagittal.labels import ClassScores, LabelScheme
 from sagittal.read import columns
-from sagittal.read.files import SPLIT_NAMES, TABLES, group, image_files, is_image
+from sagittal.read.dicom import read_dicom
+from sagittal.read.files import SPLIT_NAMES, group, image_files, index_file, is_image
 from sagittal.read.limits import as_read_error, check_file
-from sagittal.read.open_image import stem
+from sagittal.read.open_image import reader_of, stem
 from sagittal.read.sources import file_source, patient_key, series_source
 from sagittal.read.truths import UNKNOWN, scheme_of, scheme_of_columns
 
@@ -68,7 +69,16 @@ def open_table(request: Request) -> Dataset:
     skipped += [Skipped(_below(file, root), "an image without a row in the table") for file in loose]
     scheme, truths = roles.truths(table)
     cases = [
-        make_row_case(name, _source(name, files), table, row, roles, truths, source=_below(files[0], root))
+        make_row_case(
+            name,
+            _source(name, files),
+            table,
+            row,
+            roles,
+            truths,
+            source=_below(files[0], root),
+            patient=_patient_in(files[0]),
+        )
         for row, name, files in found
     ]
     return Dataset(
@@ -80,6 +90,12 @@ def open_table(request: Request) -> Dataset:
         layout="table",
         notes=(f"images by column '{column}'", *roles.notes()),
     )
+
+
+def names_images(table: Rows, root: Path) -> bool:
+    """Whether some column of a table names images below a folder."""
+    places = ImageIndex(root, root)
+    return any(places.find(cell) for cells in table.values() for cell in cells[:_SAMPLE])
 
 
 class Roles:
@@ -296,15 +312,10 @@ class ImageIndex:
 
 def _places(request: Request) -> tuple[Path, Path]:
     """The table, and the folder of the images."""
+    if request.labels is None:
+        raise DataError(f"'{Path(request.source).name}' needs a table of labels: give it with labels=...")
     source = Path(request.source)
-    if request.labels is not None:
-        return Path(request.labels), source
-    if source.is_file():
-        return source, source.parent
-    tables = [f for f in sorted(source.iterdir()) if f.suffix.lower() in TABLES]
-    if len(tables) != 1:
-        raise DataError(f"'{source.name}' holds {len(tables)} tables; say which one with labels=...")
-    return tables[0], source
+    return request.labels, source if source.is_dir() else source.parent
 
 
 def _image_column(table: Rows, places: ImageIndex, request: Request) -> str:
@@ -347,6 +358,15 @@ def _names(cells: list[str], hide: bool) -> list[str]:
         seen[name] += 1
         names.append(name if total[name] == 1 else f"{name}#{seen[name]}")
     return names
+
+
+def _patient_in(file: Path) -> str | None:
+    """The patient that a DICOM file names; ``None`` for other files."""
+    try:
+        instance = index_file(file) if reader_of(file) is read_dicom else None
+    except SagittalError:
+        return None
+    return patient_key(instance.patient) if instance and instance.patient else None
 
 
 def _source(name: str, files: tuple[Path, ...]) -> ImageSource:
