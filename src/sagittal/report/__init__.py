@@ -1,1 +1,1 @@
-"""Evidence to a page."""
+"""From evidence to pages that people read: figures, the report, the model card."""

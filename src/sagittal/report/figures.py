@@ -1,0 +1,389 @@
+"""Figures of a report, drawn without a display; no state of matplotlib is left behind."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from sagittal.evaluate.curves import answers_of, decision_curve, pr_curve, reliability_curve, roc_curve, scores_of
+from sagittal.evaluate.evidence import Evidence
+from sagittal.metrics.decision import confusion_matrix
+from sagittal.metrics.intervals import Estimate
+from sagittal.types import Array, Floats
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Okabe and Ito's colours without yellow: told apart by colour-blind readers, dark enough on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#7A5C00", "#000000", "#E69F00")
+GREY = "#6B7280"
+_BLUES = LinearSegmentedColormap.from_list("blues", ["#FFFFFF", "#CFE3F2", "#5FA8D3", "#0B5A8F"])
+
+#: Classes drawn in one figure, at most: the most frequent ones.
+MOST_CLASSES = len(COLOURS)
+
+_STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 10.5,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": "#9CA3AF",
+    "axes.labelcolor": "#111827",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E5E7EB",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "xtick.color": "#374151",
+    "ytick.color": "#374151",
+    "text.color": "#111827",
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+    "text.parse_math": False,  # a class called "$x$" is a name
+    "savefig.facecolor": "white",
+}
+
+
+@contextmanager
+def _sheet(width: float = 5.4, height: float = 4.8) -> Iterator[Figure]:
+    """A new figure in the style of the report."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as the bytes of a PNG; the same figure gives the same bytes."""
+    stream = io.BytesIO()
+    with rc_context(_STYLE):
+        figure.savefig(stream, format="png", metadata={"Software": None})
+    return stream.getvalue()
+
+
+def short(name: str, length: int = 24) -> str:
+    """A name that fits a legend.
+
+    >>> short("actinic keratoses and intraepithelial carcinoma")
+    'actinic keratoses and i…'
+    """
+    return name if len(name) <= length else name[: length - 1] + "\u2026"
+
+
+def drawn_classes(evidence: Evidence) -> tuple[str, ...]:
+    """The classes that curves are drawn for: the positive one of two, else the most frequent ones in their order."""
+    answers = answers_of(evidence)
+    classes = answers.scheme.classes
+    if answers.scheme.kind == "binary":
+        return (classes[1],)
+    counts = np.nansum(answers.truth, axis=0) if len(answers) else np.zeros(len(classes))
+    kept = sorted(np.argsort(-counts, kind="stable")[:MOST_CLASSES])
+    return tuple(classes[c] for c in kept)
+
+
+def _with_interval(estimate: Estimate | None) -> str:
+    if estimate is None or not math.isfinite(estimate.value):
+        return "not defined"
+    if not math.isfinite(estimate.low):
+        return f"{estimate.value:.2f}"
+    return f"{estimate.value:.2f} ({estimate.low:.2f}\u2013{estimate.high:.2f})"
+
+
+def _class_measure(evidence: Evidence, label: str, measure: str) -> Estimate | None:
+    return evidence.classes.get(label, {}).get(measure)
+
+
+def _square(axes: Axes) -> None:
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.01, 1.01)
+    axes.set_aspect("equal")
+
+
+def _legend_below(axes: Axes, entries: int) -> None:
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=1 if entries <= 4 else 2, handlelength=1.6)
+
+
+def roc_figure(evidence: Evidence) -> Figure:
+    """ROC curve of each class, its AUC with interval, and the operating point in use."""
+    names = drawn_classes(evidence)
+    with _sheet(5.0, 5.2 + 0.1 * len(names)) as figure:
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="chance: 0.50")
+        for colour, name in zip(COLOURS, names, strict=False):
+            curve = roc_curve(evidence, name)
+            label = f"{short(name)}: AUC {_with_interval(_class_measure(evidence, name, 'auc'))}"
+            axes.plot(curve.x, curve.y, color=colour, label=label)
+            hit, rest = (_class_measure(evidence, name, m) for m in ("sensitivity", "specificity"))
+            if hit and rest and math.isfinite(hit.value + rest.value):
+                axes.plot(1 - rest.value, hit.value, "o", color=colour, markersize=7, markeredgecolor="white")
+        axes.plot([], [], "o", color=GREY, markersize=6, label=f"operating point: {evidence.settings.operating_point}")
+        _square(axes)
+        axes.set(xlabel="1 \u2212 specificity", ylabel="sensitivity", title="ROC curve")
+        _legend_below(axes, len(names))
+        return figure
+
+
+def pr_figure(evidence: Evidence) -> Figure:
+    """Precision-recall curve of each class with its average precision; the dashed line is the class's frequency."""
+    names = drawn_classes(evidence)
+    with _sheet(5.0, 5.2 + 0.1 * len(names)) as figure:
+        axes = figure.subplots()
+        for colour, name in zip(COLOURS, names, strict=False):
+            curve = pr_curve(evidence, name)
+            label = f"{short(name)}: AP {_with_interval(_class_measure(evidence, name, 'average_precision'))}"
+            if len(curve.x):
+                x, y = np.append(0.0, curve.x), np.append(curve.y[0], curve.y)
+                axes.step(x, y, where="pre", color=colour, label=label)
+            share = _class_measure(evidence, name, "prevalence")
+            if share and math.isfinite(share.value):
+                axes.axhline(share.value, color=colour, linewidth=0.9, linestyle="--", alpha=0.7)
+        axes.plot([], [], color=GREY, linewidth=1, linestyle="--", label="frequency of the class (chance)")
+        _square(axes)
+        axes.set(xlabel="recall (sensitivity)", ylabel="precision (PPV)", title="Precision and recall")
+        _legend_below(axes, len(names))
+        return figure
+
+
+def calibration_figure(evidence: Evidence) -> Figure:
+    """Reliability curve with Wilson intervals, and how often each probability was given."""
+    names = drawn_classes(evidence)
+    with _sheet(5.0, 5.9 + 0.1 * len(names)) as figure:
+        axes, below = figure.subplots(2, 1, gridspec_kw={"height_ratios": [5, 1]}, sharex=True)
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
+        for colour, name in zip(COLOURS, names, strict=False):
+            curve = reliability_curve(evidence, name)
+            if not len(curve.n):
+                continue
+            if len(names) == 1:
+                spread = np.clip(np.stack([curve.observed - curve.low, curve.high - curve.observed]), 0, None)
+                axes.errorbar(
+                    curve.stated, curve.observed, yerr=spread, color=colour, linewidth=1, capsize=2.5, fmt="none"
+                )
+            axes.plot(curve.stated, curve.observed, "o-", color=colour, markersize=5, linewidth=1.2, label=short(name))
+            p, _ = scores_of(evidence, name)
+            below.hist(p, bins=np.linspace(0, 1, 26).tolist(), color=colour, alpha=0.75 if len(names) == 1 else 0.45)
+        axes.set_ylim(-0.02, 1.02)
+        error = _with_interval(evidence.overall.get("ece"))
+        axes.set_title(f"Calibration: mean gap (ECE) {error}")
+        axes.set_ylabel("observed frequency")
+        below.set(xlabel="stated probability", ylabel="cases", xlim=(-0.02, 1.02))
+        below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+        axes.annotate("rarer than stated", (0.98, 0.04), ha="right", fontsize=9, color=GREY)
+        axes.annotate("more frequent than stated", (0.02, 0.93), fontsize=9, color=GREY)
+        if len(names) > 1:
+            handles, labels = axes.get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        return figure
+
+
+def decision_figure(evidence: Evidence) -> Figure:
+    """Net benefit of acting by the model, on all and on none."""
+    names = drawn_classes(evidence)
+    with _sheet(5.6, 4.9 + 0.1 * len(names)) as figure:
+        axes = figure.subplots()
+        top = 0.05
+        for colour, name in zip(COLOURS, names, strict=False):
+            curve = decision_curve(evidence, name)
+            if not np.isfinite(curve.model).any():
+                continue
+            top = max(top, float(np.nanmax(curve.model)))
+            axes.plot(curve.thresholds, curve.model, color=colour, label=f"model: {short(name)}")
+            axes.plot(curve.thresholds, curve.treat_all, color=colour, linewidth=1, linestyle=":")
+        axes.plot([], [], color=GREY, linewidth=1, linestyle=":", label="act on every case")
+        axes.axhline(0, color=GREY, linewidth=1, linestyle="--", label="act on none")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(-0.25 * top, 1.1 * top)
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.set(
+            xlabel="threshold: probability from which one would act",
+            ylabel="net benefit (true positives a case)",
+            title="Decision curve",
+        )
+        _legend_below(axes, len(names) + 2)
+        return figure
+
+
+def confusion_figure(evidence: Evidence) -> Figure:
+    """Counts of truth against answer, shaded by the share of each true class; a panel a class for several labels."""
+    answers = answers_of(evidence)
+    classes = answers.scheme.classes
+    if not answers.scheme.exclusive:
+        return _confusion_panels(answers.truth, answers.decided, classes)
+    pred, true = (
+        np.where(np.isfinite(v).all(axis=1), np.argmax(np.nan_to_num(v), axis=1), -1)
+        for v in (answers.decided, answers.truth)
+    )
+    side = float(np.clip(2.6 + 0.62 * len(classes), 4.2, 14))
+    with _sheet(side + 0.4, side) as figure:
+        axes = figure.subplots()
+        _draw_matrix(axes, confusion_matrix(pred, true, len(classes)), [short(n, 18) for n in classes])
+        axes.set(xlabel="answer of the model", ylabel="truth", title="Confusion matrix")
+        return figure
+
+
+def _draw_matrix(axes: Axes, matrix: Floats, names: Sequence[str]) -> None:
+    rows = matrix.sum(axis=1, keepdims=True)
+    share = np.divide(matrix, rows, out=np.zeros_like(matrix), where=rows > 0)
+    axes.imshow(share, cmap=_BLUES, vmin=0, vmax=1)
+    axes.grid(visible=False)
+    size = float(np.clip(13 - 0.45 * len(names), 6, 12))
+    for i, j in np.ndindex(*matrix.shape):
+        percent = f"\n{100 * share[i, j]:.0f} %" if rows[i, 0] and len(names) <= 12 else ""
+        colour = "white" if share[i, j] > 0.6 else "#111827"
+        axes.text(j, i, f"{matrix[i, j]:.0f}{percent}", ha="center", va="center", color=colour, fontsize=size)
+    turned = max(map(len, names)) > 6 and len(names) > 2
+    axes.set_xticks(range(len(names)), names, rotation=45 if turned else 0, ha="right" if turned else "center")
+    axes.set_yticks(range(len(names)), names)
+    axes.spines[:].set_visible(False)
+
+
+def _confusion_panels(truth: Floats, decided: Floats, classes: Sequence[str]) -> Figure:
+    columns = min(4, len(classes))
+    rows = math.ceil(len(classes) / columns)
+    with _sheet(2.5 * columns, 2.6 * rows + 0.3) as figure:
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for c, name in enumerate(classes):
+            labels = [np.where(np.isfinite(v[:, c]), v[:, c], -1).astype(int) for v in (decided, truth)]
+            _draw_matrix(panels[c], confusion_matrix(labels[0], labels[1], 2), ["no", "yes"])
+            panels[c].set_title(short(name, 20), fontsize=10)
+            panels[c].set_ylabel("truth", fontsize=9)
+            panels[c].set_xlabel("answer", fontsize=9)
+        for panel in panels[len(classes) :]:
+            panel.set_visible(False)
+        return figure
+
+
+def training_figure(results: pd.DataFrame) -> Figure:
+    """Losses and validation scores over the steps of training, a line a member.
+
+    Parameters
+    ----------
+    results : DataFrame
+        Columns ``step``, ``loss``, ``val_loss`` and other ``val_`` scores, as in ``results.csv``; ``member`` where there
+        are several.
+    """
+    import pandas as pd
+
+    scores = [c for c in results if str(c).startswith("val_") and c != "val_loss"]
+    member = results["member"] if "member" in results else pd.Series(0, index=results.index)
+    groups = list(results.groupby(member, sort=True))
+    with _sheet(9.2, 3.9) as figure:
+        left, right = figure.subplots(1, 2)
+        for number, (_, rows) in enumerate(groups):
+            mark = "o" if len(rows) == 1 else None
+            several = len(groups) > 1
+            alpha = max(0.35, 1 - 0.12 * number) if several else 1.0
+            for kind, name, colour in (("loss", "training", GREY), ("val_loss", "validation", COLOURS[0])):
+                if kind in rows:
+                    label = name if number == 0 else None
+                    left.plot(rows["step"], rows[kind], color=colour, alpha=alpha, marker=mark, label=label)
+            for colour, column in zip(COLOURS, scores, strict=False):
+                label = str(column).removeprefix("val_").replace("_", " ") if number == 0 else None
+                right.plot(rows["step"], rows[column], color=colour, alpha=alpha, marker=mark, label=label)
+        left.set(xlabel="step", ylabel="loss", title="Loss")
+        right.set(xlabel="step", title="Validation scores")
+        for axes in (left, right):
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend()
+        if len(groups) > 1:
+            figure.suptitle(f"{len(groups)} members, the first one darkest", fontsize=9, color=GREY, x=0.99, ha="right")
+        return figure
+
+
+def batch_figure(arrays: Array, captions: Sequence[str], *, title: str = "", columns: int = 4) -> Figure:
+    """Network inputs as pictures with a caption each: what training really sees, or validation with its answers.
+
+    Parameters
+    ----------
+    arrays : (N, C, H, W) or (N, C, D, H, W) float
+        Of a volume the middle slice is shown. Three channels are colour, else the first one is grey; each picture is
+        scaled to its own range.
+    captions : sequence of N str
+    """
+    shown = min(len(arrays), 16, len(captions))
+    columns = max(1, min(columns, shown))
+    rows = max(1, math.ceil(shown / columns))
+    with _sheet(2.3 * columns, 2.6 * rows + 0.3) as figure:
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for n, panel in enumerate(panels):
+            panel.set_axis_off()
+            if n >= shown:
+                continue
+            one = np.asarray(arrays[n], dtype=np.float64)
+            one = one[:, one.shape[1] // 2] if one.ndim == 4 else one  # (C, H, W)
+            low, high = float(np.nanmin(one)), float(np.nanmax(one))
+            one = np.nan_to_num((one - low) / max(high - low, 1e-12))
+            colour = one.shape[0] == 3
+            panel.imshow(one.transpose(1, 2, 0) if colour else one[0], cmap=None if colour else "gray", vmin=0, vmax=1)
+            panel.set_title(
+                "\n".join(short(line, 30) for line in captions[n].split("\n")), fontsize=8.5, fontweight="normal"
+            )
+        if title:
+            figure.suptitle(title, fontsize=11, fontweight="bold")
+        return figure
+
+
+def subgroup_figure(evidence: Evidence, column: str, measure: str) -> Figure:
+    """One measure in each group of a column with its interval; the line is all cases."""
+    groups = evidence.subgroups[column]
+    small = evidence.groupings[column].small
+    with _sheet(6.6, 1.5 + 0.36 * len(groups)) as figure:
+        axes = figure.subplots()
+        whole = evidence.overall[measure]
+        axes.axvline(whole.value, color=COLOURS[0], linewidth=1, linestyle="--", label=f"all cases: {whole.value:.2f}")
+        for n, (name, measures) in enumerate(groups.items()):
+            e = measures.get(measure)
+            if e is None or not math.isfinite(e.value):
+                axes.text(0.5, n, "not defined", va="center", ha="center", fontsize=9, color=GREY)
+                continue
+            colour = GREY if name in small else "#111827"
+            if math.isfinite(e.low):
+                axes.plot([e.low, e.high], [n, n], color=colour, linewidth=1.6)
+            axes.plot(e.value, n, "s", color=colour, markersize=5)
+        axes.set_yticks(
+            range(len(groups)),
+            [f"{short(name, 26)}  n = {int(evidence.groupings[column].members[name].sum())}" for name in groups],
+        )
+        axes.set_ylim(len(groups) - 0.4, -0.6)
+        axes.set(xlabel=measure.replace("_", " ") + " (grey: fewer than 20 cases)", title=f"By {short(column, 40)}")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18 - 0.5 / len(groups)))
+        return figure
+
+
+def evidence_figures(evidence: Evidence) -> dict[str, Figure]:
+    """The figures of classification evidence by file name; empty without a case of known truth."""
+    if evidence.settings.scheme is None or len(answers_of(evidence)) == 0:
+        return {}
+    return {
+        "confusion_matrix.png": confusion_figure(evidence),
+        "roc_curve.png": roc_figure(evidence),
+        "pr_curve.png": pr_figure(evidence),
+        "calibration.png": calibration_figure(evidence),
+        "decision_curve.png": decision_figure(evidence),
+    }
+
+
+def save_figures(figures: Mapping[str, Figure], folder: Path) -> dict[str, bytes]:
+    """Write figures under their names; gives their bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    out = {}
+    for name, figure in figures.items():
+        out[name] = to_png(figure)
+        (folder / name).write_bytes(out[name])
+    return out

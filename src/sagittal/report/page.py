@@ -1,0 +1,339 @@
+"""The report: one self-contained page that a doctor, a statistician and a regulator can read and print."""
+
+from __future__ import annotations
+
+import base64
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from sagittal.errors import ReadError
+from sagittal.evaluate.evidence import Evidence, writing
+from sagittal.metrics.intervals import Estimate
+from sagittal.prepare.plan import Plan
+from sagittal.report import words
+from sagittal.report.figures import evidence_figures, save_figures, subgroup_figure, to_png, training_figure
+from sagittal.report.pictures import CasePicture
+
+if TYPE_CHECKING:
+    from sagittal.model.looks import Look
+    from sagittal.model.package import Model
+
+#: Failures and skipped studies that the page lists; the rest are counted.
+MOST_LISTED = 50
+
+#: What each figure shows, under it.
+CAPTIONS = {
+    "confusion_matrix.png": "Counts, and the share of each true class (row).",
+    "roc_curve.png": "Sensitivity against false alarms over all thresholds; the dot is the operating point in use.",
+    "pr_curve.png": "How many positive answers are right at each sensitivity, at the frequency in these cases.",
+    "calibration.png": "Points on the dashed line are probabilities that mean what they say. Bars are Wilson intervals.",
+    "decision_curve.png": "Above both thin lines, acting by the model does more good than acting on every case or on none.",
+    "results.png": "Loss and validation scores while training.",
+}
+
+#: What stands behind the numbers.
+REFERENCES = (
+    "AUC and its interval: DeLong et al., Biometrics 44:837, 1988, by the fast algorithm of Sun and Xu, IEEE Signal Process "
+    "Lett 21:1389, 2014; on the logit scale (Pepe, The Statistical Evaluation of Medical Tests, 2003); several cases of a "
+    "patient as in Obuchowski, Biometrics 53:567, 1997; at an AUC of 0 or 1 method 5 of Newcombe, Stat Med 25:559, 2006.",
+    "Proportions, where every patient has one case: Wilson, J Am Stat Assoc 22:209, 1927.",
+    "Everything else: bias-corrected and accelerated bootstrap (Efron, J Am Stat Assoc 82:171, 1987) that draws whole "
+    "patients with replacement.",
+    "Multiclass MCC: Gorodkin, Comput Biol Chem 28:367, 2004. Weighted kappa: Cohen, Psychol Bull 70:213, 1968.",
+    "Calibration error over ten bins of equal mass (fewer below 100 cases): Nixon et al., CVPR workshops 2019. Brier score: "
+    "Mon Weather Rev 78:1, 1950; of two classes that of the positive one.",
+    "Net benefit: Vickers and Elkin, Med Decis Making 26:565, 2006.",
+    "Baseline: a model that knows only how frequent the classes are among these cases, answers the most frequent one and "
+    "states the frequencies as its probabilities.",
+)
+
+
+def write_report(
+    evidence: Evidence,
+    folder: str | Path,
+    *,
+    model: Model | None = None,
+    plan: Plan | None = None,
+    pictures: Sequence[CasePicture] | None = None,
+    looks: Sequence[Look] = (),
+    synthetic: bool | None = None,
+) -> Path:
+    """Write ``report.html`` and the figures of the evidence as PNG; ``results.png`` too where there is a ``results.csv``.
+
+    Parameters
+    ----------
+    evidence : Evidence
+    folder : path
+        Made where it is missing.
+    model : Model, optional
+        For intended use, operating points, training data and versions; what is not known reads "not stated".
+    plan : Plan, optional
+        The model's own where not given.
+    pictures : sequence of CasePicture, optional
+    looks : sequence of Look, optional
+        Earlier looks at test data.
+    synthetic : bool, optional
+        Whether the images are phantoms; where not given, whether the data's name says so.
+
+    Returns
+    -------
+    Path
+        Of the page.
+
+    Raises
+    ------
+    ResourceError
+        If the folder cannot be written.
+    """
+    folder = Path(folder)
+    with writing(folder):
+        pngs = save_figures(evidence_figures(evidence), folder)
+        if (folder / "results.csv").is_file():
+            pngs["results.png"] = write_training_figure(folder)
+        page = folder / "report.html"
+        page.write_text(
+            render(evidence, pngs, model=model, plan=plan, pictures=pictures, looks=looks, synthetic=synthetic),
+            encoding="utf-8",
+        )
+    return page
+
+
+def write_training_figure(folder: Path) -> bytes:
+    """``results.png`` beside a run's ``results.csv``.
+
+    Raises
+    ------
+    ReadError
+        If the table is empty or damaged.
+    """
+    import pandas as pd
+
+    try:
+        results = pd.read_csv(folder / "results.csv")
+    except ValueError as error:
+        raise ReadError(
+            f"results.csv: is not a table of training scores ({error}); remove it or train again"
+        ) from error
+    if "step" not in results:
+        raise ReadError("results.csv: has no column 'step'; it is not the table that training writes")
+    return save_figures({"results.png": training_figure(results)}, folder)["results.png"]
+
+
+def render(
+    evidence: Evidence,
+    figures: Mapping[str, bytes],
+    *,
+    model: Model | None = None,
+    plan: Plan | None = None,
+    pictures: Sequence[CasePicture] | None = None,
+    looks: Sequence[Look] = (),
+    synthetic: bool | None = None,
+) -> str:
+    """The page as HTML. Every text is escaped, and nothing is loaded from outside."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("sagittal", "report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(
+        {"number": words.number, "interval": words.interval, "percent": words.percent, "data_uri": _data_uri}
+    )
+    plan = plan or (model.plan if model is not None else None)
+    if synthetic is None:
+        known = f"{evidence.settings.data} {_data(model).get('name', '')}".lower()
+        synthetic = "phantom" in known or "synthetic" in known
+    return environment.get_template("report.html.j2").render(
+        settings=evidence.settings,
+        counts=evidence.counts,
+        headline=words.headline(evidence),
+        cautions=words.cautions(evidence, synthetic=synthetic),
+        synthetic=synthetic,
+        measures=words.lines(evidence.overall),
+        classes=_class_table(evidence),
+        subgroups=_subgroup_tables(evidence),
+        intended=_intended(model),
+        data=_data_rows(evidence, model, plan),
+        points=_points(model),
+        figures=[(name, CAPTIONS.get(name, ""), png) for name, png in figures.items()],
+        pictures=_by_group(pictures or ()),
+        failures=evidence.failures[:MOST_LISTED],
+        skipped=evidence.skipped[:MOST_LISTED],
+        refused=_refused(evidence),
+        most=MOST_LISTED,
+        references=REFERENCES,
+        environment=_environment(evidence, model, plan),
+        looks=looks,
+    )
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _data(model: Model | None) -> Mapping[str, Any]:
+    return model.data if model is not None else {}
+
+
+def _intended(model: Model | None) -> list[tuple[str, str]]:
+    names = ("question", "population", "indication", "user", "exclusions", "modality", "body_part", "dimensions")
+    use = model.intended_use if model is not None else None
+    rows = [(name.replace("_", " "), _stated(getattr(use, name, None))) for name in names]
+    for name in ("size", "spacing_mm"):
+        ranges = getattr(use, name, ())
+        rows.append(
+            (name.replace("_", " "), " \u00d7 ".join(f"{low:g} to {high:g}" for low, high in ranges) or "not stated")
+        )
+    return rows
+
+
+def _stated(value: Any) -> str:
+    return "not stated" if value in (None, "", ()) else str(value)
+
+
+def _class_table(evidence: Evidence) -> tuple[list[str], list[tuple[str, list[Estimate | None]]]]:
+    measures = ("prevalence", "auc", "average_precision", "sensitivity", "specificity", "ppv", "npv", "f1")
+    rows = [(name, [values.get(m) for m in measures]) for name, values in evidence.classes.items()]
+    return [words.title_of(m) for m in measures], rows
+
+
+def _subgroup_tables(evidence: Evidence) -> list[dict[str, Any]]:
+    order = ("auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "brier")
+    shown = [m for m in order if math.isfinite(evidence.overall.get(m, Estimate(math.nan)).value)]
+    gaps = {(column, name) for column, name, _, _ in words.gaps(evidence)}
+    tables = []
+    for column, groups in evidence.subgroups.items():
+        grouping = evidence.groupings[column]
+        rows = [
+            {
+                "name": name,
+                "n": int(grouping.members[name].sum()),
+                "small": name in grouping.small,
+                "gap": (column, name) in gaps,
+                "values": [measures.get(m, Estimate(math.nan)) for m in shown],
+            }
+            for name, measures in groups.items()
+        ]
+        picture = to_png(subgroup_figure(evidence, column, shown[0])) if shown else b""
+        edges = ", ".join(f"{e:.4g}" for e in grouping.edges)
+        tables.append(
+            {
+                "column": column,
+                "measures": [words.title_of(m) for m in shown],
+                "rows": rows,
+                "edges": edges,
+                "pooled": ", ".join(grouping.pooled),
+                "png": picture,
+            }
+        )
+    return tables
+
+
+def _data_rows(evidence: Evidence, model: Model | None, plan: Plan | None) -> list[tuple[str, str]]:
+    s, counts, data = evidence.settings, evidence.counts, _data(model)
+    classes = ", ".join(
+        f"{name} {round(values['prevalence'].value * values['prevalence'].n):,}"
+        for name, values in evidence.classes.items()
+        if "prevalence" in values and values["prevalence"].n
+    )
+    rows = [
+        ("evaluated on", f"{s.data or 'not stated'}, split: {s.split}"),
+        (
+            "cases",
+            f"{counts['cases']:,} of {counts['patients']:,} patients; {counts['with_truth']:,} with a known truth",
+        ),
+        ("classes", classes or "not stated"),
+        (
+            "not in the figures",
+            f"{counts['failed']:,} failed, {counts['skipped']:,} skipped, {counts['without_truth']:,} without truth",
+        ),
+        ("trained on", _stated(data.get("name"))),
+        ("training cases", _stated(data.get("training_cases"))),
+        ("validation cases", _stated(data.get("validation_cases"))),
+        ("patients of the training source", _stated(data.get("patients"))),
+    ]
+    if plan is not None:
+        made = (
+            "as the source gives them"
+            if plan.split.source == "given"
+            else "made at random, grouped by patient, stratified by class"
+        )
+        rows.append(("splits", f"{made}; {plan.split.folds} {'fold' if plan.split.folds == 1 else 'folds'}"))
+    else:
+        rows.append(("splits", "not stated"))
+    return rows
+
+
+def _points(model: Model | None) -> list[dict[str, Any]]:
+    if model is None:
+        return []
+    classes = model.plan.scheme.classes
+    return [
+        {
+            "name": point.name,
+            "used": point.name == model.operating_point.name,
+            "rows": [
+                (
+                    name,
+                    point.thresholds[c],
+                    point.sensitivity[c] if point.sensitivity else None,
+                    point.specificity[c] if point.specificity else None,
+                )
+                for c, name in enumerate(classes)
+                if model.plan.scheme.kind != "binary" or c == 1
+            ],
+        }
+        for point in model.points
+    ]
+
+
+def _refused(evidence: Evidence) -> list[tuple[str, str]]:
+    rows = evidence.rows
+    if "accepted" not in rows:
+        return []
+    out = rows[~rows["accepted"].astype(bool)]
+    reasons = out["reason"] if "reason" in out else [""] * len(out)
+    return [(str(case), str(reason)) for case, reason in zip(out["case"], reasons, strict=True)][:MOST_LISTED]
+
+
+def _by_group(pictures: Sequence[CasePicture]) -> list[tuple[str, str, list[CasePicture]]]:
+    titles = {
+        "best": "Best: the lowest log loss",
+        "typical": "Typical: around the median log loss",
+        "worst": "Worst: the highest log loss",
+    }
+    groups = dict.fromkeys([*titles, *(p.group for p in pictures)])
+    return [
+        (group, titles.get(group, group), [p for p in pictures if p.group == group])
+        for group in groups
+        if any(p.group == group for p in pictures)
+    ]
+
+
+def _environment(evidence: Evidence, model: Model | None, plan: Plan | None) -> list[tuple[str, str]]:
+    s = evidence.settings
+    rows = [
+        ("model", _stated(s.model)),
+        ("model made", _stated(getattr(model, "created", None))),
+        ("network", f"{len(model.members)} \u00d7 {model.plan.network.name}" if model is not None else "not stated"),
+        ("training seed", str(plan.seed) if plan is not None else "not stated"),
+        ("evaluated", _stated(s.made_at)),
+        ("bootstrap", f"{s.resamples:,} resamples, seed {s.seed}, confidence {100 * s.confidence:g} %"),
+        ("Sagittal", _stated(s.version)),
+        ("Python", platform.python_version()),
+    ]
+    rows += [(name, metadata.version(name)) for name in ("numpy", "scipy", "pandas", "torch")]
+    versions = getattr(model, "versions", None) or {}
+    if versions:
+        rows.append(("model made with", ", ".join(f"{k} {v}" for k, v in versions.items())))
+    return rows
+
+
+__all__ = ["CasePicture", "render", "write_report", "write_training_figure"]

@@ -1,0 +1,141 @@
+"""Which cases a report shows, and the pictures of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from sagittal.case import Case
+from sagittal.dataset import Dataset
+from sagittal.errors import SagittalError
+from sagittal.evaluate.evidence import Evidence
+from sagittal.prediction import Failure, Prediction
+from sagittal.tasks.task import Task
+from sagittal.types import Array
+
+
+@dataclass(frozen=True, eq=False)
+class MapPicture:
+    """An explanation of one case: an overlay, and whether the places that it marks matter to the model.
+
+    Parameters
+    ----------
+    method : str
+        ``gradcam``, ``integrated-gradients``, ``occlusion`` ...
+    png : bytes
+    deletion, insertion : float
+        Area under the probability while marked places are removed (lower is better) and shown (higher is better).
+    random_deletion, random_insertion : float
+        The same of a random map, beside which they mean something.
+    """
+
+    method: str
+    png: bytes
+    deletion: float = float("nan")
+    insertion: float = float("nan")
+    random_deletion: float = float("nan")
+    random_insertion: float = float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class CasePicture:
+    """A case as the report shows it.
+
+    Parameters
+    ----------
+    case : str
+    group : {"best", "typical", "worst"}
+    png : bytes
+    text : str
+        Truth and answer in words.
+    maps : tuple of MapPicture
+    """
+
+    case: str
+    group: str
+    png: bytes
+    text: str = ""
+    maps: tuple[MapPicture, ...] = field(default=())
+
+
+def choose_cases(evidence: Evidence, *, each: int = 3) -> dict[str, tuple[str, ...]]:
+    """Cases with the lowest, the median and the highest log loss, by ``best``, ``typical`` and ``worst``.
+
+    Chosen by a rule, not by hand. No case is in two groups; with few cases the groups are smaller.
+    """
+    rows = evidence.rows
+    if "log_loss" not in rows:
+        return {}
+    known = rows[np.isfinite(rows["log_loss"].to_numpy(dtype=np.float64))].sort_values(["log_loss", "case"])
+    names = [str(name) for name in known["case"]]
+    each = min(each, len(names) // 3)
+    if each == 0:
+        return {"typical": tuple(names)} if names else {}
+    start = (len(names) - each) // 2
+    return {
+        "best": tuple(names[:each]),
+        "typical": tuple(names[start : start + each]),
+        "worst": tuple(reversed(names[-each:])),
+    }
+
+
+class Explains(Protocol):
+    """What drawing needs of a model."""
+
+    @property
+    def task(self) -> Task:
+        """The question it answers."""
+        ...
+
+    def predict_many(self, cases: Sequence[Case]) -> Iterator[Prediction | Failure]:
+        """A prediction or a failure for each case."""
+        ...
+
+
+def draw_cases(
+    evidence: Evidence,
+    model: Explains,
+    dataset: Dataset,
+    *,
+    each: int = 3,
+    maps: Callable[[Case, Prediction], Sequence[MapPicture]] | None = None,
+) -> list[CasePicture]:
+    """Pictures of the chosen cases, with explanation maps where `maps` makes them.
+
+    A case that cannot be drawn any more is left out; the report does not fail for a picture.
+    """
+    cases = {case.id: case for case in dataset}
+    out = []
+    for group, names in choose_cases(evidence, each=each).items():
+        there = [cases[name] for name in names if name in cases]
+        for case, answer in zip(there, model.predict_many(there), strict=False):
+            if isinstance(answer, Failure):
+                continue
+            try:
+                pixels = model.task.figure(answer, case)
+                extra = tuple(maps(case, answer)) if maps is not None else ()
+            except SagittalError:
+                continue
+            row = evidence.rows[evidence.rows["case"] == case.id].iloc[0]
+            out.append(CasePicture(case.id, group, png_bytes(pixels), describe(row.to_dict()), extra))
+    return out
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """Truth and answer of an evidence row in words."""
+    truth = row["truth"] if isinstance(row["truth"], str) else "unknown"
+    answer = row["decision"] if isinstance(row["decision"], str) else "none given"
+    return f"truth: {truth or 'none of the labels'}; answer: {answer or 'none of the labels'}"
+
+
+def png_bytes(pixels: Array) -> bytes:
+    """(H, W, 3) uint8 as a PNG."""
+    from PIL import Image as Pillow
+
+    stream = io.BytesIO()
+    Pillow.fromarray(np.ascontiguousarray(pixels)).save(stream, format="png", optimize=True)
+    return stream.getvalue()
