@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sagittal.errors import ConfigError, nearest, require
+from sagittal.networks.descriptors import DescriptorEncoder
 from sagittal.networks.lite import EfficientNetLite0
 from sagittal.networks.pretrained import TransformersEncoder, parse_source
 from sagittal.networks.volume import build_volume_encoder
@@ -294,8 +295,13 @@ def _transformers(plan: NetworkPlan, channels: int, dimensions: int) -> nn.Modul
     return TransformersEncoder(source, channels)
 
 
+def _descriptors(plan: NetworkPlan, channels: int, dimensions: int) -> nn.Module:
+    return DescriptorEncoder(channels, dimensions, width=plan.width, dropout=plan.dropout)
+
+
 ENCODERS: dict[str, Builder] = {
     "densenet121": _densenet,
+    "descriptors": _descriptors,
     "efficientnet-b0": _efficientnet,
     "efficientnet-lite0": _lite0,
     "resnet-small": _small,

@@ -104,6 +104,30 @@ class Network(nn.Module):
         logits: Tensor = self.output(pooled)
         return logits
 
+    def front(self, image: Tensor) -> Tensor:
+        """The part that no training changes, so that it may be computed once for all epochs.
+
+        A frozen encoder's pooled features (N, F), or the measures of an encoder that begins with fixed formulas.
+
+        Raises
+        ------
+        ConfigError
+            If training changes every part of the network.
+        """
+        if self.frozen:
+            return self.embed(image)
+        if not hasattr(self.encoder, "front"):
+            raise ConfigError(
+                "train.cache_features is for networks with a part that is not trained; this one is trained from its first layer"
+            )
+        fixed: Tensor = self.encoder.front(image)  # type: ignore[operator]
+        return fixed
+
+    def finish(self, front: Tensor, table: Tensor | None = None) -> Tensor:
+        """Logits (N, outputs) from what :meth:`front` gave: ``finish(front(image)) == forward(image)``."""
+        features = front[:, :, None, None] if self.frozen else self.encoder.back(front)  # type: ignore[operator]
+        return self.classify_features(features, table)
+
     def train(self, mode: bool = True) -> Network:
         """Switch to training; a frozen encoder keeps its statistics."""
         super().train(mode)

@@ -186,6 +186,11 @@ class TrainPlan:
         Whether a member keeps the weights of its end or those of its lowest validation loss.
     clip_norm : float
         Limit of the gradient's norm; 0 for none.
+    cache_features : bool
+        Whether the part of the network that nothing trains is computed once, for the images as they are: the trained part
+        then sees no augmentation but mixup.
+    mixup : float, optional
+        In place of ``augment.mixup``.
     steps : per member a tuple of (from step, total steps)
         How long each member was trained, as it was revised while the clock ran; empty before a run. A plan that holds them
         repeats the run whatever the machine's speed.
@@ -208,15 +213,21 @@ class TrainPlan:
     patience: float = 0.0
     keep: Literal["last", "best"] = "last"
     clip_norm: float = 0.0
+    cache_features: bool = False
+    mixup: float | None = None
     steps: tuple[tuple[tuple[int, int], ...], ...] = ()
 
 
 @dataclass(frozen=True)
 class CompanionPlan:
-    """A second family of networks trained beside the main one, on the same folds; their logits are blended."""
+    """A second family of networks trained beside the main one, on the same folds; their logits are blended.
+
+    `repeats` members with different seeds are trained for each fold, for as many epochs as `train` says.
+    """
 
     network: NetworkPlan = field(default_factory=NetworkPlan)
     train: TrainPlan = field(default_factory=TrainPlan)
+    repeats: int = 1
 
 
 @dataclass(frozen=True)

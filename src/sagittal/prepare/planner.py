@@ -18,6 +18,7 @@ from sagittal.prepare.fingerprint import ColumnFacts, Fingerprint
 from sagittal.prepare.plan import (
     AugmentPlan,
     ColumnPlan,
+    CompanionPlan,
     DecidePlan,
     InputPlan,
     NetworkPlan,
@@ -31,6 +32,8 @@ Preset = Literal["fast", "balanced", "best"]
 
 #: Modalities whose values are pictures made for the eye: stretched to their display range, colour or grey.
 PICTURES = frozenset({"XC", "OP", "GM", "SM", "ES", "OT", "US", "DOC", "OPT", "IVOCT"})
+#: Data sets beyond this size teach convolutions what fixed measures know.
+MOST_FOR_MEASURES = 20_000
 #: Images up to this side are learnt at their own size, by small networks.
 LARGEST_SMALL = 72
 #: Modalities in which a mirrored patient is as plausible as the patient, if no label depends on the side.
@@ -101,8 +104,27 @@ def _plan(base: Plan, fingerprint: Fingerprint, rung: _Rung, why: dict[str, str]
         augment=_augment(fingerprint, why),
         network=rung.network,
         train=train,
+        companions=_companions(fingerprint, train, why),
         why=why,
     )
+
+
+def _companions(fingerprint: Fingerprint, train: TrainPlan, why: dict[str, str]) -> tuple[CompanionPlan, ...]:
+    """Networks on fixed measures of shape and texture: they learn from few cases, in seconds."""
+    if fingerprint.cases > MOST_FOR_MEASURES:
+        return ()
+    why["companions"] = f"{fingerprint.cases} cases: measures of shape and texture know what few cases cannot teach"
+    measured = TrainPlan(
+        learning_rate=3e-3,
+        weight_decay=0.1,
+        schedule="one-cycle",
+        epochs=60,
+        batch=64,
+        class_weights=train.class_weights,
+        cache_features=True,
+        mixup=0.4,
+    )
+    return (CompanionPlan(NetworkPlan("descriptors", 64, (), dropout=0.3), measured, repeats=3),)
 
 
 def _input(fingerprint: Fingerprint, wishes: Wishes, why: dict[str, str]) -> InputPlan:

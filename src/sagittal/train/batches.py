@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ IN_MEMORY = 2_000_000_000
 class Batch:
     """What one step learns from, on the device."""
 
-    image: Tensor  # (N, C, *size) float32
+    image: Tensor  # (N, C, *size) float32; (N, M) where the network's front was computed before
     table: Tensor | None  # (N, T) float32
     target: Tensor  # (N, outputs) float32
 
@@ -49,13 +49,29 @@ class Batches:
         self._targets = np.array(targets, dtype=np.float32)
         self._plan = plan
         self._device = device
+        self._fronts: Tensor | None = None
+        own = plan.train.mixup
+        self._mixup = plan.augment.mixup if own is None else own
+
+    def fronts(self, front: Callable[[Tensor], Tensor], size: int) -> Tensor:
+        """The part of a network that nothing trains, computed once for all cases, `size` at a time."""
+        with torch.no_grad():
+            return torch.cat([front(batch.image) for batch in self.pieces(np.arange(len(self._targets)), size)])
+
+    def use_fronts(self, fronts: Tensor) -> None:
+        """Make batches of what :meth:`fronts` gave from now on."""
+        self._fronts = fronts
 
     def take(self, rows: Array) -> Batch:
         """These cases as they are."""
-        image = torch.from_numpy(np.ascontiguousarray(self._arrays[rows]))
         table = torch.from_numpy(self._tables[rows]).to(self._device) if self._tables.shape[1] else None
+        if self._fronts is None:
+            stored = torch.from_numpy(np.ascontiguousarray(self._arrays[rows]))
+            image = to_input(stored.to(self._device), self._plan.prepare)
+        else:
+            image = self._fronts[torch.from_numpy(rows)]
         return Batch(
-            image=to_input(image.to(self._device), self._plan.prepare),
+            image=image,
             table=table,
             target=torch.from_numpy(self._targets[rows]).to(self._device),
         )
@@ -64,9 +80,11 @@ class Batches:
         """The batch of a training step: drawn, augmented and mixed."""
         batch = self.take(draw(rows, self._plan.train.batch, seed, member, step))
         rng = np.random.default_rng([seed, member, step, 1])
-        image, target = augment(batch.image, self._plan.augment, rng), batch.target
-        if self._plan.augment.mixup > 0 and batch.table is None:
-            image, target = mix(image, target, self._plan.augment.mixup, rng)
+        image, target = batch.image, batch.target
+        if self._fronts is None:
+            image = augment(image, self._plan.augment, rng)
+        if self._mixup > 0 and batch.table is None:
+            image, target = mix(image, target, self._mixup, rng)
         return Batch(image, batch.table, target)
 
     def pieces(self, rows: Array, size: int) -> Iterator[Batch]:

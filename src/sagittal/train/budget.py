@@ -25,6 +25,8 @@ from sagittal.train.loop import make_optimizer
 
 #: Part of the budget that timing may take.
 PROBE_PART = 0.04
+#: Part of the budget that companions may take with all their repeats; twice that with one.
+COMPANION_PART = 0.15
 #: Seconds that calibration, evidence and the report's figures take whatever the data.
 FINISH_S = 9.0
 #: Steps of a member below which a network has learnt nothing worth having.
@@ -51,6 +53,8 @@ def measure_speed(plan: Plan, *, device: torch.device, limit_s: float) -> Speed:
         About how long the timing may take. At least one step is timed, however long it lasts.
     """
     forms: list[tuple[Precision, bool]] = [("fp32", False)]
+    if plan.train.cache_features:
+        return _time_form(plan, device, "fp32", False, limit_s)
     if plan.input.dimensions == 2:
         forms.append(("fp32", True))
     forms += [(kind, plan.input.dimensions == 2) for kind in precisions(device)[1:]]
@@ -78,31 +82,36 @@ def _time_form(plan: Plan, device: torch.device, precision: Precision, channels_
         ).to(device)
         format_ = memory_format(plan.input.dimensions, channels_last)
         network = network.to(memory_format=format_)  # type: ignore[call-overload]
-        network.train()
         optimizer = make_optimizer(network, plan)
         batch = plan.train.batch
         raw = torch.randint(0, 255, (batch, plan.input.channels, *plan.prepare.size), dtype=torch.uint8, device=device)
         table = torch.zeros((batch, table_width(plan.input)), device=device) if plan.input.table else None
         target = torch.full((batch, task.head.outputs), 1.0 / task.head.outputs, device=device)
+        cached = plan.train.cache_features
+        network.train(not cached)
+        start = time.perf_counter()
+        image = to_input(raw, plan.prepare).contiguous(memory_format=format_)
+        with torch.no_grad():
+            front = network.front(image) if cached else network.eval()(image, table)
+        synchronise(device)
+        forward = (time.perf_counter() - start) / batch
+        network.train()
         times: list[float] = []
         began = time.perf_counter()
         while len(times) < 12 and (not times or time.perf_counter() - began < limit_s):
             start = time.perf_counter()
-            image = augment(to_input(raw, plan.prepare), plan.augment, np.random.default_rng(len(times)))
-            with autocast(device, precision):
-                logits = network(image.contiguous(memory_format=format_), table)
+            if cached:
+                logits = network.finish(front, table)
+            else:
+                image = augment(to_input(raw, plan.prepare), plan.augment, np.random.default_rng(len(times)))
+                with autocast(device, precision):
+                    logits = network(image.contiguous(memory_format=format_), table)
             loss = task.loss(logits.float(), target)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             optimizer.step()
             synchronise(device)
             times.append(time.perf_counter() - start)
-        network.eval()
-        start = time.perf_counter()
-        with torch.no_grad():
-            network(to_input(raw, plan.prepare).contiguous(memory_format=format_), table)
-        synchronise(device)
-        forward = (time.perf_counter() - start) / batch
     # The first step pays for set-up; the median of the rest is what a run sees.
     step = float(np.median(times[1:])) if len(times) > 1 else times[0]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
@@ -147,6 +156,8 @@ def fit_to_budget(
             finish = finish_s(plan, fingerprint, speed)
             return _expecting(plan, speed, epoch_s, prepare_s=_prepare_s(fingerprint), finish=finish)
         prepare_s = _prepare_s(fingerprint)
+        plan, beside_s = _afford_companions(plan, fingerprint, target, budget - spent_s)
+        prepare_s += beside_s
         gone = spent_s + (time.perf_counter() - began) + prepare_s
         left = budget - gone - finish_s(plan, fingerprint, speed)
         least_s = LEAST_STEPS * speed.step_s + 2 * speed.forward_case_s * train_cases / 4
@@ -160,6 +171,30 @@ def fit_to_budget(
         f"the budget of {budget:.0f} s is too short: reading, a short training and the evaluation of {fingerprint.cases} "
         f"cases take about {math.ceil(enough * 1.1)} s here. Give at least --budget {math.ceil(enough * 1.1)}s."
     )
+
+
+def _afford_companions(
+    plan: Plan, fingerprint: Fingerprint, device: torch.device, budget_s: float
+) -> tuple[Plan, float]:
+    """The plan with those companions that cost little beside the budget, and the seconds that they take."""
+    kept, total = [], 0.0
+    why = dict(plan.why)
+    for n, companion in enumerate(plan.companions):
+        family = plan.families[n + 1]
+        speed = measure_speed(family, device=device, limit_s=0.3)
+        steps = family.train.epochs * max(1.0, _train_cases(fingerprint, plan) / family.train.batch)
+        member_s = steps * speed.step_s * 1.3 + 0.2
+        front_s = fingerprint.cases * speed.forward_case_s
+        repeats = companion.repeats
+        if front_s + member_s * plan.split.folds * repeats > COMPANION_PART * budget_s:
+            repeats = 1
+        seconds = front_s + member_s * plan.split.folds * repeats
+        if seconds > 2 * COMPANION_PART * budget_s:
+            why[f"companions.{companion.network.name}"] = f"left out: it would take {seconds:.0f} s"
+            continue
+        kept.append(replace(companion, repeats=repeats))
+        total += seconds
+    return replace(plan, companions=tuple(kept), why=why), total
 
 
 def _as_measured(plan: Plan, speed: Speed) -> Plan:

@@ -117,14 +117,14 @@ class Loop:
         `forward` is the network as it is called, where that is a compiled or distributed wrapper.
         """
         train = self.plan.train
-        if self.plan.network.dropout or self.plan.network.drop_path:
+        if self.plan.network.dropout or self.plan.network.drop_path or train.cache_features:
             torch.manual_seed(_torch_seed(self.plan.seed, member.number, number))
         factor = rate(train, number, total)
         for group in member.optimizer.param_groups:
             group["lr"] = train.learning_rate * group["factor"] * factor
         batch = self.batches.training(member.train, self.plan.seed, member.number, number)
         with autocast(self.device, train.precision):
-            logits = (forward or member.network)(batch.image.contiguous(memory_format=self._format), batch.table)
+            logits = self._answer(forward or member.network, batch)
         loss = self.task.loss(logits.float(), batch.target)
         member.optimizer.zero_grad(set_to_none=True)
         if self._scaler is not None:
@@ -132,6 +132,13 @@ class Loop:
         (self._backward or torch.Tensor.backward)(loss)
         self._update(member, number)
         return float(loss.detach()) / (self._scaler.get_scale() if self._scaler is not None else 1.0)
+
+    def _answer(self, network: nn.Module, batch: Batch) -> Tensor:
+        if self.plan.train.cache_features:
+            logits: Tensor = network.finish(batch.image, batch.table)  # type: ignore[operator]
+        else:
+            logits = network(batch.image.contiguous(memory_format=self._format), batch.table)
+        return logits
 
     def _update(self, member: Member, number: int) -> None:
         train = self.plan.train
@@ -158,6 +165,9 @@ class Loop:
         network.eval()
         parts = []
         for batch in self.batches.pieces(rows, size or 2 * self.plan.train.batch):
+            if self.plan.train.cache_features:
+                parts.append(network.finish(batch.image, batch.table).float().cpu())
+                continue
             views = [
                 torch.flip(batch.image, axes) if axes else batch.image for axes in flip_sets(self.plan.decide.flips)
             ]

@@ -51,7 +51,8 @@ class Seat:
 def make_seats(plan: Plan, folds: int) -> tuple[Seat, ...]:
     """All members in the order of training: companions first, whose time is known and short."""
     order = [*range(1, len(plan.companions) + 1), 0]
-    places = [(f, r, g) for g in order for r in range(plan.split.repeats if g == 0 else 1) for f in range(folds)]
+    repeats = [plan.split.repeats, *(companion.repeats for companion in plan.companions)]
+    places = [(f, r, g) for g in order for r in range(repeats[g]) for f in range(folds)]
     return tuple(Seat(n, f, r, g) for n, (f, r, g) in enumerate(places))
 
 
@@ -102,6 +103,7 @@ class Trainer:
         self.folder, self.device, self.deadline, self.reporter = folder, device, deadline, reporter
         self.seats = make_seats(plan, len(splits.folds))
         self._families = plan.families
+        self._fronts: dict[int, Tensor] = {}  # a family: what nothing trains is alike for its members
         self._saved = 0.0
         self._serial = 0
         self._board = _board(folder) if tensorboard else None
@@ -140,8 +142,13 @@ class Trainer:
         fold = self.splits.folds[seat.fold]
         train_rows, val_rows = self.store.rows(fold.train), self.store.rows(fold.val)
         task = make_task(plan, self.targets[train_rows])
-        loop = Loop(plan, task, Batches(self.store, self.targets, plan, self.device), self.device)
+        batches = Batches(self.store, self.targets, plan, self.device)
+        loop = Loop(plan, task, batches, self.device)
         network = self._network(plan, task, seat)
+        if plan.train.cache_features:
+            if seat.family not in self._fronts:
+                self._fronts[seat.family] = batches.fronts(network.eval().front, 2 * plan.train.batch)
+            batches.use_fronts(self._fronts[seat.family])
         average = copy.deepcopy(network).eval() if plan.train.averaging else None
         if average is not None:
             average.requires_grad_(False)
