@@ -190,8 +190,7 @@ def draw_chest(patient: Patient, scan: Scan, nodules: tuple[Nodule, ...] = ()) -
     vessel = chest.fill(*_tubes(chest.branches())) * chest.lung
     nodule = np.zeros_like(vessel)
     for one in nodules:
-        points, volume = _nodule_points(one, patient.anatomy)
-        nodule = np.maximum(nodule, chest.fill(points, np.full(len(points), volume)))
+        nodule = np.maximum(nodule, chest.nodule(one))
     # A nodule on the pleura ends at the chest wall.
     nodule *= chest.lung
     hu = chest.tissue()
@@ -206,8 +205,13 @@ def draw_chest(patient: Patient, scan: Scan, nodules: tuple[Nodule, ...] = ()) -
 def place_nodules(patient: Patient, scan: Scan, count: int, rng: np.random.Generator) -> tuple[Nodule, ...]:
     """Draw `count` nodules that fit into this patient's lungs.
 
-    A third each lies free, on a vessel, on the pleura; four in ten are spiculated. Diameters go from 8 to 24 mm, the
-    largest of a study at least 12 mm.
+    A third each lies free, on a vessel, on the pleura; four in ten are spiculated. Diameters go from 10 to 30 mm, where
+    a nodule becomes a mass; the first has at least 18 mm.
+
+    Raises
+    ------
+    ConfigError
+        If the scan is too small for so many.
     """
     from scipy.ndimage import distance_transform_edt
 
@@ -218,9 +222,11 @@ def place_nodules(patient: Patient, scan: Scan, count: int, rng: np.random.Gener
     depth = distance_transform_edt(chest.lung > 0.9, sampling=(scan.slice_mm / 2, *scan.spacing[:2]))
     nodes = [branch for branch in chest.branches() if branch[2] > 0.9]
     found: list[Nodule] = []
-    while len(found) < count:
-        low = 8.0 if found else 12.0
-        diameter = float(np.clip(rng.lognormal(np.log(16.0), 0.25), low, 24.0))
+    for _ in range(200 * count + 1):
+        if len(found) == count:
+            return tuple(found)
+        low = 10.0 if found else 18.0
+        diameter = float(np.clip(rng.lognormal(np.log(20.0), 0.2), low, 30.0))
         radius = diameter / 2
         site = ("free", "vessel", "pleura")[rng.integers(3)]
         if site == "vessel":
@@ -241,7 +247,7 @@ def place_nodules(patient: Patient, scan: Scan, count: int, rng: np.random.Gener
         if all(np.linalg.norm(centre - np.array(other.centre)) > diameter + 10 for other in found):
             at = (float(centre[0]), float(centre[1]), float(centre[2]))
             found.append(Nodule(at, diameter, bool(rng.random() < 0.4), site))
-    return tuple(found)
+    raise ConfigError(f"found no place for {count} nodules in a scan of {scan.height_mm:g} mm: use fewer or scan more")
 
 
 Branch = tuple[Floats, Floats, float]  # from (3,), to (3,), radius: mm
@@ -470,6 +476,20 @@ class _Chest:
         filled = np.bincount(flat, weights=volume[kept], minlength=int(np.prod(self.shape)))
         return np.minimum(filled / (edge * edge * step), 1).reshape(self.shape).astype(np.float32)
 
+    def nodule(self, nodule: Nodule) -> Any:
+        """Share of each voxel that a nodule fills: each voxel is asked at points 0.8 mm apart or less."""
+        edge, _, step = self.scan.spacing
+        lines = []
+        for axis, size, at in zip((self.x, self.y, self.z), (edge, edge, step / 2), nodule.centre, strict=True):
+            parts = int(np.ceil(size / 0.8))
+            centres = axis.ravel().astype(np.float64)
+            near = centres[np.abs(centres - at) < nodule.diameter_mm + size]
+            lines.append((near[:, None] + ((np.arange(parts) + 0.5) / parts - 0.5) * size).ravel())
+        points = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, 3)
+        inside = points[_inside_nodule(nodule, points, self.patient.anatomy)]
+        volume = np.prod([line[1] - line[0] for line in lines]) if len(inside) else 0.0
+        return self.fill(inside, np.full(len(inside), volume))
+
     def sample(self, field: Any, points: Floats) -> Any:
         """The value of a field in the voxel of each point."""
         edge, _, step = self.scan.spacing
@@ -544,20 +564,18 @@ def _tubes(branches: list[Branch]) -> tuple[Floats, Floats]:
     return points, (np.pi * radii**2 * length / count)[owner]
 
 
-def _nodule_points(nodule: Nodule, seed: int) -> tuple[Floats, float]:
-    """Points (N, 3) that fill a nodule, and the volume in mm³ that each stands for."""
-    step, radius = 0.7, nodule.diameter_mm / 2
-    reach = np.arange(-1.9 * radius, 1.9 * radius + step, step)
-    grid = np.stack(np.meshgrid(reach, reach, reach, indexing="ij"), axis=-1).reshape(-1, 3)
-    distance = np.linalg.norm(grid, axis=1)
-    limit = np.full(len(grid), radius)
-    if nodule.spiculated:
-        rng = np.random.default_rng([seed, 4])
-        rays = rng.normal(size=(14, 3))
-        rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-        towards = grid @ rays.T / np.maximum(distance, 1e-9)[:, None]
-        limit = radius * (0.92 + 0.85 * np.max(np.exp((towards - 1) * 45) * rng.uniform(0.4, 1, 14), axis=1))
-    return grid[distance <= limit] + np.array(nodule.centre), step**3
+def _inside_nodule(nodule: Nodule, points: Floats, seed: int) -> Any:
+    """Which of the points (N, 3) lie in a nodule; a spiculated one has up to 14 rays."""
+    offset = points - np.array(nodule.centre)
+    distance, radius = np.linalg.norm(offset, axis=1), nodule.diameter_mm / 2
+    if not nodule.spiculated:
+        return distance <= radius
+    rng = np.random.default_rng([seed, 4])
+    rays = rng.normal(size=(14, 3))
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    towards = offset @ rays.T / np.maximum(distance, 1e-9)[:, None]
+    reach = np.max(np.exp((towards - 1) * 45) * rng.uniform(0.4, 1, 14), axis=1)
+    return distance <= radius * (0.92 + 0.85 * reach)
 
 
 def _pairs(values: Any) -> Any:
