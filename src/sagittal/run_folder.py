@@ -36,6 +36,15 @@ def safe_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", stem or Path.cwd().name).strip("-.")[:80] or "run"
 
 
+def run_folder(name: str) -> Path:
+    """Where a run of this name lies when nobody says otherwise.
+
+    >>> run_folder("medmnist:breastmnist").as_posix()
+    'runs/breastmnist'
+    """
+    return Path("runs") / safe_name(name)
+
+
 def claim_folder(folder: Path, *, what: str, overwrite: bool = False, resumable: bool = False) -> None:
     """Make a new folder for results, or refuse one that is taken.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +16,7 @@ from sagittal.run_folder import (
     claim_folder,
     keep_log,
     load_config,
-    safe_name,
+    run_folder,
     save_config,
     save_environment,
     writable,
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from sagittal.evaluate.evidence import Evidence
     from sagittal.model.package import Model
     from sagittal.prediction import Failure, Prediction
-    from sagittal.prepare.fingerprint import Fingerprint
     from sagittal.prepare.plan import Plan
     from sagittal.train.run import Run
 
@@ -130,10 +129,13 @@ def plan(
     ReadError, DataError, ConfigError
         As reading and planning say.
     """
+    from sagittal.train.start import measure_and_plan
+
     options = options or TrainOptions()
     started, seconds = time.monotonic(), parse_budget(budget)
+    _check_task(task)
     dataset = _open(source, target, options.read, options.reporter)
-    return _measure_and_plan(dataset, task, seconds, seed, options, started)[1]
+    return measure_and_plan(dataset, task, seconds, seed, options, started)[1]
 
 
 def train(
@@ -173,92 +175,82 @@ def train(
     BudgetError, ReadError, DataError, ResourceError
         As planning, reading and training say.
     """
+    from sagittal.train.start import config_of, options_from
+
     options = options or TrainOptions()
     started = time.monotonic()
     if resume:
-        return _resume(source, output, options, started)
-    if source is None:
-        raise ConfigError("no source given. Name a folder, a table or medmnist:NAME: sagittal train SOURCE")
-    seconds = parse_budget(budget)
-    _check_task(task)
-    folder = Path(output) if output is not None else Path("runs") / safe_name(options.name or str(source))
-    claim_folder(folder, what="a run", overwrite=options.overwrite, resumable=True)
-    save_config(folder, _config(source, target, task, budget, folder, seed, options))
-    save_environment(folder)
-    with keep_log(folder) as logged:
-        options = replace(options, reporter=logged(options.reporter))
-        dataset = _open(source, target, options.read, options.reporter)
-        fingerprint, made = _measure_and_plan(dataset, task, seconds, seed, options, started)
-        with writable(folder):
-            made.save(folder / "plan.json")
-            fingerprint.save(folder / "fingerprint.json")
-        return _train(dataset, made, folder, fingerprint, options, started)
+        if output is None and source is None:
+            raise ConfigError("--resume needs the folder of the run: sagittal train -o RUN --resume")
+        folder = Path(output) if output is not None else run_folder(options.name or str(source))
+        values = load_config(folder)
+        if (folder / "report.html").is_file():
+            raise ConfigError(f"the run {folder} is finished; there is nothing to resume. Start another with -o OTHER.")
+        options = options_from(values, options)
+        source, target, task = values["source"], values.get("target"), values["task"]
+        budget, seed = values["budget"], values["seed"]
+    else:
+        if source is None:
+            raise ConfigError("no source given. Name a folder, a table or medmnist:NAME: sagittal train SOURCE")
+        parse_budget(budget)
+        _check_task(task)
+        folder = Path(output) if output is not None else run_folder(options.name or str(source))
+        claim_folder(folder, what="a run", overwrite=options.overwrite, resumable=True)
+        save_config(folder, config_of(source, target, task, budget, folder, seed, options))
+        save_environment(folder)
+    try:
+        with keep_log(folder) as logged:
+            options = replace(options, reporter=logged(options.reporter))
+            dataset = _open(source, target, options.read, options.reporter)
+            return _train(dataset, task, parse_budget(budget), folder, seed, options, started)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"Go on with: sagittal train -o {folder} --resume") from stop
 
 
 def _train(
     dataset: Dataset,
-    made: Plan,
+    task: str,
+    budget_s: float,
     folder: Path,
-    fingerprint: Fingerprint,
+    seed: int,
     options: TrainOptions,
     started: float,
-    *,
-    resume: bool = False,
 ) -> Run:
-    """Train, then judge the run by the cases that its networks did not learn from."""
+    """Plan, train, and judge the run by the cases that its networks did not learn from."""
+    from sagittal.prepare.plan import Plan
+    from sagittal.report.conclude import conclude
     from sagittal.train.run import train_model
+    from sagittal.train.start import measure, measure_and_plan
 
+    goes_on = (folder / "plan.json").is_file()
+    if goes_on:
+        made, fingerprint = Plan.load(folder / "plan.json"), measure(dataset, seed, options)
+    else:
+        fingerprint, made = measure_and_plan(dataset, task, budget_s, seed, options, started)
+        with writable(folder):
+            made.save(folder / "plan.json")
+            fingerprint.save(folder / "fingerprint.json")
     run = train_model(
         dataset,
         made,
         folder,
         fingerprint=fingerprint,
         spent_s=time.monotonic() - started,
-        resume=resume,
+        resume=goes_on,
         device=options.device,
         workers=options.workers,
         tensorboard=options.tensorboard,
         reporter=options.reporter,
     )
-    _conclude(run, dataset.name, options.reporter)
-    if made.budget_s and not resume:
-        spent = time.monotonic() - started
+    conclude(run, dataset, reporter=options.reporter)
+    # From now on the plan holds the steps that were taken: with it the same weights come out.
+    save_config(folder, {**load_config(folder), "plan": "plan.json"})
+    spent = time.monotonic() - started
+    if made.budget_s and not goes_on:
         options.reporter.say(
             f"took {format_seconds(spent)} of {format_seconds(made.budget_s)} ({spent / made.budget_s:.0%} of the budget)"
         )
     return run
-
-
-def _conclude(run: Run, name: str, reporter: Reporter) -> None:
-    """Evidence, figures, page and card of a finished run, from its validation cases."""
-    from sagittal.evaluate.cases import evidence_of
-    from sagittal.report.page import write_report
-
-    reporter.say(f"judging the run by {len(run.validation)} cases that its networks did not learn from")
-    evidence = evidence_of(run.validation, run.model, data=name, split="validation", seed=run.plan.seed)
-    with writable(run.folder):
-        evidence.save(run.folder)
-        write_report(evidence, run.folder, model=run.model, plan=run.plan)
-        (run.folder / "README.md").write_text(run.model.card, encoding="utf-8")
-
-
-def _resume(source: str | Path | None, output: str | Path | None, options: TrainOptions, started: float) -> Run:
-    """Go on with a run: its own source, plan and seed; only device, workers and who listens may differ."""
-    from sagittal.prepare.fingerprint import measure_dataset
-    from sagittal.prepare.plan import Plan
-
-    if output is None and source is None:
-        raise ConfigError("--resume needs the folder of the run: sagittal train -o RUN --resume")
-    folder = Path(output) if output is not None else Path("runs") / safe_name(options.name or str(source))
-    values = load_config(folder)
-    read = _read_options(values)
-    with keep_log(folder) as logged:
-        reporter = logged(options.reporter)
-        dataset = _open(values["source"], values.get("target"), read, reporter)
-        made = Plan.load(folder / "plan.json")
-        fingerprint = measure_dataset(dataset, seed=made.seed, reporter=reporter)
-        options = replace(options, reporter=reporter, tensorboard=bool(values.get("tensorboard")))
-        return _train(dataset, made, folder, fingerprint, options, started, resume=True)
 
 
 def evaluate(
@@ -579,65 +571,6 @@ def _open(source: str | Path, target: str | None, read: ReadOptions, reporter: R
 def _check_task(task: str) -> None:
     if task not in TASKS:
         raise ConfigError(f"task: '{task}' is not a choice. {nearest(task, TASKS)}")
-
-
-def _config(
-    source: str | Path,
-    target: str | None,
-    task: str,
-    budget: str | float,
-    folder: Path,
-    seed: int,
-    options: TrainOptions,
-) -> dict[str, Any]:
-    """The options of a run under the names of the flags; paths as they were given."""
-    names = ("name", "preset", "epochs", "batch", "folds", "pretrained", "device", "workers", "tensorboard")
-    chosen = {name: getattr(options, name) for name in names}
-    chosen["inputs"] = ",".join(options.inputs) or None
-    return {
-        "source": str(source),
-        "target": target,
-        "task": task,
-        "budget": str(budget),
-        "output": str(folder),
-        "seed": seed,
-        **chosen,
-        "plan": None if options.plan is None else str(options.plan),
-        **options.read.keywords(),
-        "plan_fields": dict(options.changes),
-    }
-
-
-def _measure_and_plan(
-    dataset: Dataset, task: str, seconds: float, seed: int, options: TrainOptions, started: float
-) -> tuple[Fingerprint, Plan]:
-    """Fingerprint and plan of a data set, fitted to what is left of the budget."""
-    from sagittal.prepare.fingerprint import measure_dataset
-    from sagittal.prepare.plan import Plan
-    from sagittal.prepare.planner import Wishes, make_plans
-    from sagittal.train.budget import fit_to_budget
-
-    _check_task(task)
-    fingerprint = measure_dataset(dataset, seed=seed, reporter=options.reporter)
-    if options.plan is not None:
-        return fingerprint, Plan.load(Path(options.plan)).override(options.overrides())
-    wishes = Wishes(
-        preset=options.preset,
-        folds=options.folds,
-        pretrained=options.pretrained or "auto",
-        inputs=options.inputs,
-        seed=seed,
-    )
-    changes = options.overrides()
-    ladder = [rung.override(changes) for rung in make_plans(fingerprint, budget_s=seconds, task=task, wishes=wishes)]
-    made = fit_to_budget(ladder, fingerprint, device=options.device, spent_s=time.monotonic() - started)
-    return fingerprint, made
-
-
-def _read_options(values: Mapping[str, Any]) -> ReadOptions:
-    """The options of reading that a run was started with."""
-    texts = {name: values.get(name) for name in ReadOptions.__dataclass_fields__ if name != "search"}
-    return ReadOptions(**texts, search=tuple(values.get("search", ())))
 
 
 def _load(model: str | Path | Model, device: str) -> tuple[Path | None, Model]:

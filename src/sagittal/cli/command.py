@@ -240,6 +240,8 @@ def _use_file(ctx: typer.Context, path: Path | None) -> Path | None:
                 raise ConfigError(f"--config {path}: unknown option '{key}'. {nearest(key, [*names, 'source'])}")
     except ConfigError as error:
         raise typer.BadParameter(str(error)) from error
+    if values.get("plan") and (path.parent / values["plan"]).is_file():  # a run's own plan lies beside its options
+        values["plan"] = str(path.parent / values["plan"])
     # Positional arguments are merged by the command, which knows what they mean.
     ctx.default_map = {names[key]: value for key, value in values.items() if key in names and value is not None}
     ctx.obj = {"file": values}

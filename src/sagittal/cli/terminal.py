@@ -49,7 +49,7 @@ class Terminal:
         Shortest time between two lines of one stretch of work where there is no terminal.
     """
 
-    def __init__(self, *, quiet: bool = False, stream: IO[str] | None = None, every_s: float = 1.0) -> None:
+    def __init__(self, *, quiet: bool = False, stream: IO[str] | None = None, every_s: float = 2.0) -> None:
         self.quiet = quiet
         self._stream = stream or sys.stderr
         self._every_s = every_s
@@ -85,14 +85,14 @@ class Terminal:
             self._progress.start()
         progress = self._progress
         pace = _Pace(total)
-        task = progress.add_task(what, total=total, note="", pace="")
+        task = progress.add_task(what, total=total, note="", pace="", count="")
         self._open += 1
 
         def advance(steps: float = 1.0, note: str = "") -> None:
             pace.advance(steps)
             if note:
                 progress.update(task, note=note)
-            progress.update(task, advance=steps, pace=pace.text())
+            progress.update(task, advance=steps, pace=pace.text(), count=pace.count())
 
         try:
             yield advance
@@ -117,23 +117,35 @@ class _Pace:
     def advance(self, steps: float) -> None:
         self.done += steps
 
+    def count(self) -> str:
+        """Steps done of all; a percentage where the whole is one step."""
+        if self.total is None:
+            return f"{self.done:.0f}"
+        if self.total <= 1:
+            return f"{min(1.0, self.done):.0%}"
+        return f"{self.done:.0f}/{self.total:.0f}"
+
     def text(self) -> str:
         """Time a step, and the expected time of day at the end."""
         passed = time.monotonic() - self.started
         if not self.done:
             return ""
         step = passed / self.done
-        pace = f"{step * 1000:.3g} ms/step" if step < 10 else f"{step:.0f} s/step"
-        if self.total is None or self.done >= self.total:
-            return pace
-        left = step * (self.total - self.done)
-        return (
-            f"{pace}, ends {time.strftime('%H:%M:%S', time.localtime(time.time() + left))} (in {format_seconds(left)})"
-        )
+        parts = []
+        if self.total is None or self.total > 1:
+            parts.append(f"{step:.2g} s each" if step >= 0.1 else f"{step * 1000:.2g} ms each")
+        if self.total is not None and self.done < self.total:
+            left = step * (self.total - self.done)
+            clock = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
+            parts.append(f"ends {clock} (in {format_seconds(left)})")
+        return ", ".join(parts)
 
 
 class _Lines:
-    """Progress for a log: a line when the note changes, at most one each `every_s` seconds, and one at the end."""
+    """Progress for a log: a line when the note changes, fewer and fewer of them, and one at the end.
+
+    At most one each `every_s` seconds, and one each fifteenth of the time that has passed: a day leaves some 150 lines.
+    """
 
     def __init__(self, what: str, total: float | None, stream: IO[str], every_s: float) -> None:
         self._what, self._stream, self._every_s = what, stream, every_s
@@ -142,23 +154,23 @@ class _Lines:
     def __call__(self, steps: float = 1.0, note: str = "") -> None:
         self._pace.advance(steps)
         total = self._pace.total
-        ends = total is not None and self._pace.done >= total > self._pace.done - steps
+        ends = total is not None and self._pace.done >= total - 1e-9 > self._pace.done - steps
         fresh = bool(note) and note != self._note
         self._note = note or self._note
-        if ends or (fresh and time.monotonic() - self._told >= self._every_s):
-            self._told = time.monotonic()
-            of = f"/{total:g}" if total is not None else ""
-            parts = (f"{self._what} {self._pace.done:g}{of}", self._note, self._pace.text())
+        now = time.monotonic()
+        if ends or (fresh and now - self._told >= max(self._every_s, (now - self._pace.started) / 15)):
+            self._told = now
+            parts = (f"{self._what} {self._pace.count()}", self._note, self._pace.text())
             print("  ".join(part for part in parts if part), file=self._stream, flush=True)
 
 
 def _make_progress(stream: IO[str]) -> Progress:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[count]}", markup=False),
         TextColumn("{task.fields[note]}", markup=False),
         TextColumn("{task.fields[pace]}", markup=False, style="dim"),
         console=_console(stream),
