@@ -34,7 +34,7 @@ def digest(folder: Path) -> str:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantoms")
-    return make_chest_ct(folder, studies=8, seed=4).parent
+    return make_chest_ct(folder, studies=6, seed=4).parent
 
 
 def series(folder: Path) -> list[pydicom.Dataset]:
@@ -179,8 +179,8 @@ def test_set_is_labelled_balanced_and_grouped(made: Path) -> None:
     with (made / "labels.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["StudyInstanceUID", "nodule", "age", "sex", "dose_mgy", "kernel"]
-    assert len(rows) == 8
-    assert 3 <= sum(row["nodule"] == "yes" for row in rows) <= 5
+    assert len(rows) == 6
+    assert 2 <= sum(row["nodule"] == "yes" for row in rows) <= 4
     drawn = json.loads((made / "nodules.json").read_text(encoding="utf-8"))
     patients = set()
     for number, row in enumerate(rows, start=1):
@@ -190,7 +190,7 @@ def test_set_is_labelled_balanced_and_grouped(made: Path) -> None:
         assert int(images[0].PatientAge[:3]) == int(row["age"])
         assert (row["nodule"] == "yes") == bool(drawn[row["StudyInstanceUID"]])
         patients.add(images[0].PatientID)
-    assert len(patients) == 7  # one in six has come twice
+    assert len(patients) == 5  # one in six has come twice
 
 
 def test_every_file_says_that_it_is_synthetic(made: Path) -> None:
@@ -206,11 +206,11 @@ def test_every_file_says_that_it_is_synthetic(made: Path) -> None:
 def test_identifiers_are_unique(made: Path) -> None:
     images = [pydicom.dcmread(path, stop_before_pixels=True) for path in made.rglob("*.dcm")]
     assert len({image.SOPInstanceUID for image in images}) == len(images)
-    assert len({image.StudyInstanceUID for image in images}) == 8
+    assert len({image.StudyInstanceUID for image in images}) == 6
 
 
 def test_same_seed_writes_the_same_bytes(made: Path, tmp_path: Path) -> None:
-    make_chest_ct(tmp_path / "again", studies=8, seed=4)
+    make_chest_ct(tmp_path / "again", studies=6, seed=4)
     assert digest(tmp_path / "again") == digest(made)
     make_chest_ct(tmp_path / "other", studies=4, seed=5)
     first = "studies/0001/slice0001.dcm"

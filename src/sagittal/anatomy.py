@@ -218,9 +218,13 @@ def place_nodules(patient: Patient, scan: Scan, count: int, rng: np.random.Gener
     if not count:
         return ()
     chest = _Chest(patient, scan)
-    x, y, z = np.broadcast_arrays(*scan.centres(over=2))
     depth = distance_transform_edt(chest.lung > 0.9, sampling=(scan.slice_mm / 2, *scan.spacing[:2]))
-    nodes = [branch for branch in chest.branches() if branch[2] > 0.9]
+    x, y, z = np.broadcast_arrays(*scan.centres(over=2))
+    # Away from the hila, where no reader could tell a nodule from a vessel.
+    far = (depth > 4) & (np.abs(x) > 52)
+    lung, lung_depth = np.stack([x[far], y[far], z[far]], axis=1), depth[far]
+    vessels = np.array([end for _, end, radius in chest.branches() if radius > 0.9 and abs(end[0]) > 52])
+    vessel_depth = chest.sample(depth, vessels)
     found: list[Nodule] = []
     for _ in range(200 * count + 1):
         if len(found) == count:
@@ -230,17 +234,13 @@ def place_nodules(patient: Patient, scan: Scan, count: int, rng: np.random.Gener
         radius = diameter / 2
         site = ("free", "vessel", "pleura")[rng.integers(3)]
         if site == "vessel":
-            candidates = np.array([end for _, end, _ in nodes])
+            candidates = vessels[vessel_depth > 0.6 * radius]
+        elif site == "free":
+            candidates = lung[lung_depth > radius]
         else:
-            near = (depth > radius) if site == "free" else (np.abs(depth - 0.75 * radius) < 2.0)
-            candidates = np.stack([x[near], y[near], z[near]], axis=1)
-        # Whole inside the scan, and away from the hila, where no reader could tell it from a vessel.
-        candidates = candidates[
-            (np.abs(candidates[:, 2]) < scan.height_mm / 2 - radius - 4) & (np.abs(candidates[:, 0]) > 52)
-        ]
-        if site == "vessel" and len(candidates):
-            inside = chest.sample(depth, candidates) > 0.6 * radius
-            candidates = candidates[inside]
+            candidates = lung[np.abs(lung_depth - 0.75 * radius) < 2.0]
+        # Whole inside the scan.
+        candidates = candidates[np.abs(candidates[:, 2]) < scan.height_mm / 2 - radius - 4]
         if not len(candidates):
             continue
         centre = candidates[rng.integers(len(candidates))] + rng.uniform(-0.5, 0.5, 3)
