@@ -93,15 +93,13 @@ class NetBenefit:
     treat_all: Floats
 
 
-def net_benefit(probability: Floats, truth: Floats, thresholds: Floats, prevalence: float | None = None) -> NetBenefit:
+def net_benefit(probability: Floats, truth: Floats, thresholds: Floats) -> NetBenefit:
     """Decision-curve analysis (Vickers and Elkin, Med Decis Making 26:565, 2006).
 
     Parameters
     ----------
     probability, truth : (n,) float
     thresholds : (T,) float, between 0 and 1
-    prevalence : float, optional
-        Use sensitivity and specificity at another frequency of the class than that of these cases.
 
     Examples
     --------
@@ -115,16 +113,14 @@ def net_benefit(probability: Floats, truth: Floats, thresholds: Floats, prevalen
     with np.errstate(invalid="ignore", divide="ignore"):
         hit = 1 - np.searchsorted(order_p, t, side="left") / len(order_p) if len(order_p) else np.zeros_like(t)
         alarm = 1 - np.searchsorted(order_n, t, side="left") / len(order_n) if len(order_n) else np.zeros_like(t)
-    share = float(positive.mean()) if prevalence is None else prevalence
+    share = float(positive.mean()) if len(truth) else np.nan
     odds = t / (1 - t)
     return NetBenefit(t, hit * share - alarm * (1 - share) * odds, share - (1 - share) * odds)
 
 
 def decision_curve(evidence: Evidence, name: str) -> NetBenefit:
-    """Net benefit of acting on a class, for thresholds from 1 to 99 %, at the prevalence stated or that of the cases."""
-    p, truth = scores_of(evidence, name)
-    binary = evidence.settings.scheme is not None and evidence.settings.scheme.kind == "binary"
-    prevalence = evidence.settings.prevalence
-    if prevalence is not None and binary and name == evidence.settings.scheme.classes[0]:  # type: ignore[union-attr]
-        prevalence = 1 - prevalence
-    return net_benefit(p, truth, np.arange(1, 100) / 100, prevalence)
+    """Net benefit of acting on a class, for thresholds from 1 to 99 %, at the frequency of the class in these cases.
+
+    Not at a stated prevalence: the probabilities mean what they say only where the class is as frequent as here.
+    """
+    return net_benefit(*scores_of(evidence, name), np.arange(1, 100) / 100)

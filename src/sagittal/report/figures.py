@@ -21,6 +21,7 @@ from sagittal.evaluate.curves import answers_of, decision_curve, pr_curve, relia
 from sagittal.evaluate.evidence import Evidence
 from sagittal.metrics.decision import confusion_matrix
 from sagittal.metrics.intervals import Estimate
+from sagittal.report.words import title_of
 from sagittal.types import Array, Floats
 
 if TYPE_CHECKING:
@@ -114,14 +115,16 @@ def _square(axes: Axes) -> None:
     axes.set_aspect("equal")
 
 
-def _legend_below(axes: Axes, entries: int) -> None:
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=1 if entries <= 4 else 2, handlelength=1.6)
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    """A legend under the axes, for which the layout makes room."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=1, handlelength=1.8)
 
 
 def roc_figure(evidence: Evidence) -> Figure:
     """ROC curve of each class, its AUC with interval, and the operating point in use."""
     names = drawn_classes(evidence)
-    with _sheet(5.0, 5.2 + 0.1 * len(names)) as figure:
+    with _sheet(5.0, 5.2 + 0.19 * len(names)) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="chance: 0.50")
         for colour, name in zip(COLOURS, names, strict=False):
@@ -134,14 +137,14 @@ def roc_figure(evidence: Evidence) -> Figure:
         axes.plot([], [], "o", color=GREY, markersize=6, label=f"operating point: {evidence.settings.operating_point}")
         _square(axes)
         axes.set(xlabel="1 \u2212 specificity", ylabel="sensitivity", title="ROC curve")
-        _legend_below(axes, len(names))
+        _legend_below(figure, axes)
         return figure
 
 
 def pr_figure(evidence: Evidence) -> Figure:
     """Precision-recall curve of each class with its average precision; the dashed line is the class's frequency."""
     names = drawn_classes(evidence)
-    with _sheet(5.0, 5.2 + 0.1 * len(names)) as figure:
+    with _sheet(5.0, 5.2 + 0.19 * len(names)) as figure:
         axes = figure.subplots()
         for colour, name in zip(COLOURS, names, strict=False):
             curve = pr_curve(evidence, name)
@@ -155,7 +158,7 @@ def pr_figure(evidence: Evidence) -> Figure:
         axes.plot([], [], color=GREY, linewidth=1, linestyle="--", label="frequency of the class (chance)")
         _square(axes)
         axes.set(xlabel="recall (sensitivity)", ylabel="precision (PPV)", title="Precision and recall")
-        _legend_below(axes, len(names))
+        _legend_below(figure, axes)
         return figure
 
 
@@ -166,7 +169,7 @@ def calibration_figure(evidence: Evidence) -> Figure:
         axes, below = figure.subplots(2, 1, gridspec_kw={"height_ratios": [5, 1]}, sharex=True)
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
         for colour, name in zip(COLOURS, names, strict=False):
-            curve = reliability_curve(evidence, name)
+            curve = reliability_curve(evidence, name, bins=10 if len(names) == 1 else 5)
             if not len(curve.n):
                 continue
             if len(names) == 1:
@@ -176,10 +179,11 @@ def calibration_figure(evidence: Evidence) -> Figure:
                 )
             axes.plot(curve.stated, curve.observed, "o-", color=colour, markersize=5, linewidth=1.2, label=short(name))
             p, _ = scores_of(evidence, name)
-            below.hist(p, bins=np.linspace(0, 1, 26).tolist(), color=colour, alpha=0.75 if len(names) == 1 else 0.45)
+            edges = np.linspace(0, 1, 26).tolist()
+            below.hist(p, bins=edges, color=colour, histtype="stepfilled" if len(names) == 1 else "step", alpha=0.8)
         axes.set_ylim(-0.02, 1.02)
         error = _with_interval(evidence.overall.get("ece"))
-        axes.set_title(f"Calibration: mean gap (ECE) {error}")
+        axes.set_title(f"Calibration: {'mean gap' if len(names) == 1 else 'gap of the top class'} (ECE) {error}")
         axes.set_ylabel("observed frequency")
         below.set(xlabel="stated probability", ylabel="cases", xlim=(-0.02, 1.02))
         below.yaxis.set_major_locator(MaxNLocator(2, integer=True))
@@ -194,7 +198,7 @@ def calibration_figure(evidence: Evidence) -> Figure:
 def decision_figure(evidence: Evidence) -> Figure:
     """Net benefit of acting by the model, on all and on none."""
     names = drawn_classes(evidence)
-    with _sheet(5.6, 4.9 + 0.1 * len(names)) as figure:
+    with _sheet(5.6, 4.8 + 0.19 * len(names)) as figure:
         axes = figure.subplots()
         top = 0.05
         for colour, name in zip(COLOURS, names, strict=False):
@@ -214,7 +218,7 @@ def decision_figure(evidence: Evidence) -> Figure:
             ylabel="net benefit (true positives a case)",
             title="Decision curve",
         )
-        _legend_below(axes, len(names) + 2)
+        _legend_below(figure, axes)
         return figure
 
 
@@ -293,7 +297,7 @@ def training_figure(results: pd.DataFrame) -> Figure:
                     label = name if number == 0 else None
                     left.plot(rows["step"], rows[kind], color=colour, alpha=alpha, marker=mark, label=label)
             for colour, column in zip(COLOURS, scores, strict=False):
-                label = str(column).removeprefix("val_").replace("_", " ") if number == 0 else None
+                label = title_of(str(column).removeprefix("val_")) if number == 0 else None
                 right.plot(rows["step"], rows[column], color=colour, alpha=alpha, marker=mark, label=label)
         left.set(xlabel="step", ylabel="loss", title="Loss")
         right.set(xlabel="step", title="Validation scores")
@@ -343,7 +347,7 @@ def subgroup_figure(evidence: Evidence, column: str, measure: str) -> Figure:
     """One measure in each group of a column with its interval; the line is all cases."""
     groups = evidence.subgroups[column]
     small = evidence.groupings[column].small
-    with _sheet(6.6, 1.5 + 0.36 * len(groups)) as figure:
+    with _sheet(6.6, 1.6 + 0.34 * len(groups)) as figure:
         axes = figure.subplots()
         whole = evidence.overall[measure]
         axes.axvline(whole.value, color=COLOURS[0], linewidth=1, linestyle="--", label=f"all cases: {whole.value:.2f}")
@@ -361,8 +365,8 @@ def subgroup_figure(evidence: Evidence, column: str, measure: str) -> Figure:
             [f"{short(name, 26)}  n = {int(evidence.groupings[column].members[name].sum())}" for name in groups],
         )
         axes.set_ylim(len(groups) - 0.4, -0.6)
-        axes.set(xlabel=measure.replace("_", " ") + " (grey: fewer than 20 cases)", title=f"By {short(column, 40)}")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18 - 0.5 / len(groups)))
+        axes.set(xlabel=title_of(measure) + " (grey: fewer than 20 cases)", title=f"By {short(column, 40)}")
+        _legend_below(figure, axes)
         return figure
 
 

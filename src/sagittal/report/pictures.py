@@ -125,7 +125,7 @@ def draw_cases(
     return out
 
 
-def describe(row: Mapping[str, Any]) -> str:
+def describe(row: Mapping[Any, Any]) -> str:
     """Truth and answer of an evidence row in words."""
     truth = row["truth"] if isinstance(row["truth"], str) else "unknown"
     answer = row["decision"] if isinstance(row["decision"], str) else "none given"

@@ -88,17 +88,17 @@ def interval(estimate: Estimate, *, digits: int = 3) -> str:
 
 
 def percent(estimate: Estimate) -> str:
-    """A proportion with its interval in percent, in words.
+    r"""A proportion with its interval in percent, in words.
 
     >>> percent(Estimate(0.912, 0.85, 0.955, 100))
-    '91 % (85 to 96 %)'
+    '91\xa0% (85 to 96\xa0%)'
     """
     if not math.isfinite(estimate.value):
         return "not defined"
-    shown = f"{100 * estimate.value:.0f} %"
+    shown = f"{100 * estimate.value:.0f}\u00a0%"
     if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
         return shown
-    return f"{shown} ({100 * estimate.low:.0f} to {100 * estimate.high:.0f} %)"
+    return f"{shown} ({100 * estimate.low:.0f} to {100 * estimate.high:.0f}\u00a0%)"
 
 
 def headline(evidence: Evidence) -> list[str]:
@@ -111,7 +111,7 @@ def headline(evidence: Evidence) -> list[str]:
     if auc is not None and math.isfinite(auc.value):
         of = f" for {scheme.classes[1]}" if scheme and scheme.kind == "binary" else ", mean over classes"
         limits = (
-            f" ({100 * settings.confidence:g} % interval {auc.low:.2f} to {auc.high:.2f})"
+            f" ({100 * settings.confidence:g}\u00a0% interval {auc.low:.2f} to {auc.high:.2f})"
             if math.isfinite(auc.low)
             else ""
         )
@@ -123,7 +123,7 @@ def headline(evidence: Evidence) -> list[str]:
         what = "labels" if scheme and not scheme.exclusive else "cases"
         told.append(
             f"Of the {what}, {percent(right)} are answered right; always giving the most frequent answer would be right "
-            f"in {100 * always.value:.0f} %."
+            f"in {100 * always.value:.0f}\u00a0%."
             + (
                 ""
                 if right.low > always.value or not math.isfinite(right.low)
@@ -152,9 +152,9 @@ def cautions(evidence: Evidence, *, synthetic: bool = False) -> list[str]:
     out = []
     if synthetic:
         out.append("The images are synthetic phantoms; the figures say nothing about patients.")
-    if settings.split in ("train", "val"):
+    if settings.split in ("train", "val", "validation"):
         out.append(
-            f"These are the {settings.split} cases: the model was "
+            f"These are {"training" if settings.split == "train" else "validation"} cases: the model was "
             + ("trained on them" if settings.split == "train" else "calibrated and its operating point chosen on them")
             + ", so the figures are more favourable than on new cases."
         )
@@ -174,19 +174,35 @@ def cautions(evidence: Evidence, *, synthetic: bool = False) -> list[str]:
             + (", ..." if len(evidence.undefined) > 8 else "")
             + "."
         )
-    for key, text in (
-        ("failed", "could not be predicted and are not in the figures"),
-        ("skipped", "could not be read from the source and are not in the figures"),
-        ("without_truth", "have no known truth and are not in the figures"),
-        ("abstained", "were judged unlike the training data by the model's gate"),
+    for key, one, many in (
+        (
+            "failed",
+            "could not be predicted and is not in the figures",
+            "could not be predicted and are not in the figures",
+        ),
+        ("skipped", "could not be read and is not in the figures", "could not be read and are not in the figures"),
+        (
+            "without_truth",
+            "has no known truth and is not in the figures",
+            "have no known truth and are not in the figures",
+        ),
+        (
+            "abstained",
+            "was judged unlike the training data by the model's gate",
+            "were judged unlike the training data by the model's gate",
+        ),
     ):
         if counts[key]:
-            out.append(f"{counts[key]:,} {'case' if counts[key] == 1 else 'cases'} {text}.")
-    for column, name, measure, e in gaps(evidence):
+            out.append(f"1 case {one}." if counts[key] == 1 else f"{counts[key]:,} cases {many}.")
+    found = gaps(evidence)
+    for column, name, measure, e in found:
         out.append(
-            f"{column} = {name}: {title_of(measure)} {e} does not include the value of all cases "
-            f"({evidence.overall[measure].value:.3f}). With many groups some such gaps are chance."
+            f"{column} = {name}: {title_of(measure)} {e} lies below that of all cases "
+            f"({evidence.overall[measure].value:.3f})."
         )
+    if found:
+        groups = sum(len(values) for values in evidence.subgroups.values())
+        out.append(f"Of {groups} groups that were looked at, some gaps may be chance.")
     if counts["patients"] == counts["cases"]:
         out.append("Every case counts as a patient of its own: true if so, else the intervals are too narrow.")
     return out
