@@ -7,7 +7,9 @@ patient is (the caller adds the case).
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -93,16 +95,44 @@ def _reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or type(error).__name__
 
 
+class _Hush(logging.Filter):
+    """Stops what a decoder logs while this thread is inside :func:`as_read_error`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = threading.local()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not getattr(self.inside, "depth", 0)
+
+
+_HUSH = _Hush()
+#: They log free header text, such as a value that does not fit its type.
+_LOGGERS = ("pydicom", "nibabel.global", "tifffile")
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_HUSH)  # a filter that is there already is not added again
+    _HUSH.inside.depth = getattr(_HUSH.inside, "depth", 0) + 1
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        _HUSH.inside.depth -= 1
+
+
 @contextmanager
 def as_read_error(what: str) -> Iterator[None]:
-    """Turn whatever a decoder raises on damaged bytes into a ReadError, and its warnings into silence.
+    """Turn whatever a decoder raises on damaged bytes into a ReadError, and its warnings and logs into silence.
 
     Decoders of other packages raise anything from struct.error to AttributeError on hostile bytes; none of that may
     reach the user, and no free header text may reach a log.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _hushed():
             yield
     except SagittalError:
         raise
