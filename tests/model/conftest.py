@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def volume_plan(**changes: object) -> Plan:
         "input": InputPlan(
             modality="CT", unit="HU", dimensions=3, table=(ColumnPlan("age", "number", mean=60.0, std=10.0),)
         ),
-        "network": NetworkPlan(name="resnet3d-small", width=8, depth=(1, 1)),
+        "network": NetworkPlan(name="resnet-small", width=8, depth=(1, 1)),
         "prepare": PreparePlan(size=(8, 12, 10), offset=(0.0,), scale=(300.0,), clip=(-1000.0, 1000.0)),
     }
     return Plan(**{**values, **changes})
@@ -69,7 +70,7 @@ def stored_arrays(plan: Plan, count: int, seed: int = 0) -> np.ndarray:
     shape = (count, plan.input.channels, *plan.prepare.size)
     if plan.prepare.store == "uint8":
         return rng.integers(0, 256, shape).astype(np.uint8)
-    return rng.normal(0, 300, shape).astype(plan.prepare.store)
+    return np.clip(rng.normal(0, 300, shape), *plan.prepare.clip).astype(plan.prepare.store)
 
 
 def image_of(array: np.ndarray, modality: str, unit: str) -> Image:
@@ -103,6 +104,13 @@ def truth_of(count: int, classes: int = 2, seed: int = 1) -> np.ndarray:
     rng = np.random.default_rng(seed)
     numbers = np.concatenate([np.arange(classes), rng.integers(0, classes, count - classes)])
     return np.eye(classes)[numbers]
+
+
+@pytest.fixture(scope="session")
+def toy() -> SimpleNamespace:
+    """The functions above."""
+    functions = (flat_plan, volume_plan, network_of, stored_arrays, image_of, cases_of, truth_of)
+    return SimpleNamespace(**{function.__name__: function for function in functions})
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,9 @@ def test_a_rare_class_is_covered_as_often_as_a_frequent_one():
     logits, numbers = population(2_000, rng)
     sets = fit_conformal(logits, np.eye(3)[numbers], scheme=THREE)
     assert sets.own == (True, True, True)
-    together = Conformal(0.9, (sorted(1 - softmax(logits, axis=1)[np.arange(2_000), numbers])[1800],) * 3, (2_000,) * 3, (False,) * 3)
+    together = Conformal(
+        0.9, (sorted(1 - softmax(logits, axis=1)[np.arange(2_000), numbers])[1800],) * 3, (2_000,) * 3, (False,) * 3
+    )
     fresh, truth = population(20_000, rng)
     rare = truth == 2
     assert np.mean(together.contains(fresh, THREE)[rare, 2]) < 0.87  # what one threshold for all would do

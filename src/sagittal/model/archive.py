@@ -258,11 +258,13 @@ def _read_zip(path: Path) -> dict[str, bytes]:
             refuse(f"is no {SUFFIX} file: it has {size} bytes")
         stream.seek(size - _END.size)
         last = stream.read(_END.size)
-        _, _, _, here, count, length, start, _ = _END.unpack(last)
+        magic, _, _, here, count, length, start, _ = _END.unpack(last)
+        if magic != b"PK\x05\x06":
+            refuse(f"is damaged, or not a {SUFFIX} file: it does not end as one")
         if max(here, count) > MAX_FILES:
             refuse(f"holds {max(count, here)} entries or more, at most {MAX_FILES} are expected")
         if last != _end(count, length, start):
-            refuse(f"is damaged, or not a {SUFFIX} file: it does not end as one")
+            refuse("is damaged: its last record is not as Sagittal writes it")
         if start + length + _END.size != size or length > MAX_FILES * (_ENTRY.size + 64):
             refuse("has a directory that does not fit the file")
         stream.seek(start)
