@@ -218,8 +218,11 @@ def _prepare(fingerprint: Fingerprint, input_: InputPlan, rung: _Rung, why: dict
             scale=(half,) * input_.channels,
             store="uint8" if fingerprint.whole_numbers else "float16",
         )
-    if fingerprint.modality == "MR" or (fingerprint.unit == "1" and not fingerprint.whole_numbers):
-        why["prepare.normalise"] = "the scale of the values is arbitrary: mean 0 and deviation 1 in each image"
+    grey_picture = fingerprint.dimensions == 2 and fingerprint.unit == "1" and input_.channels == len(input_.images)
+    if fingerprint.modality == "MR" or grey_picture or (fingerprint.unit == "1" and not fingerprint.whole_numbers):
+        why["prepare.normalise"] = (
+            "the scale of the values is arbitrary and differs between devices: mean 0 and deviation 1 in each image"
+        )
         return PreparePlan(
             size=size,
             keep_aspect=aspect_varies,

@@ -120,16 +120,24 @@ class Trainer:
         trained = [member for member in done if member is not None]
         start = load_checkpoint(self.folder / "checkpoint") if resume else None
         finished = {member.seat.number for member in trained}
-        with self.reporter.track("train", float(len(self.seats))) as advance:
-            advance(float(len(trained)), "")
+        with self.reporter.track("train", 100.0) as advance:
+            parts = self._parts()
+            advance(sum(parts[number] for number in finished), "")
             for seat in self.seats:
                 if seat.number in finished:
                     continue
                 here = start if start is not None and start[1]["seat"] == seat.number else None
-                trained.append(self._train(seat, here, advance))
+                share = parts[seat.number]
+                trained.append(self._train(seat, here, lambda n, note, share=share: advance(n * share, note)))  # type: ignore[misc]
         if self._board is not None:
             self._board.close()
         return sorted(trained, key=lambda member: member.seat.number)
+
+    def _parts(self) -> dict[int, float]:
+        """Per cent of the training time that each seat is expected to take."""
+        main_s = float(self.plan.expect.get("train_s", 60.0)) / max(sum(seat.family == 0 for seat in self.seats), 1)
+        cost = {seat.number: main_s if seat.family == 0 else min(3.0, main_s) for seat in self.seats}
+        return {number: 100 * seconds / sum(cost.values()) for number, seconds in cost.items()}
 
     def allowance_s(self, seat: Seat) -> float:
         """Seconds that a member may take: an equal part of what is left for its family and those like it."""
