@@ -1,0 +1,126 @@
+"""Pictures: every pixel where it belongs, whatever the file's kind."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image as Pictures
+
+from sagittal.errors import MissingPackageError, ReadError
+from sagittal.read.raster import read_raster
+
+GREY = np.arange(35, dtype=np.uint8).reshape(5, 7)  # 5 high, 7 wide
+RGB = np.random.default_rng(0).integers(0, 255, (5, 7, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
+def test_grey_and_colour_keep_their_pixels(tmp_path, suffix):
+    Pictures.fromarray(GREY).save(tmp_path / f"g.{suffix}")
+    image = read_raster(tmp_path / f"g.{suffix}")
+    assert image.data.shape == (1, 7, 5, 1)
+    np.testing.assert_array_equal(image.data[0, :, :, 0], GREY.T)
+    assert (image.bits, image.unit, image.modality, image.grid.affine, image.grid.spacing) == (8, "1", "OT", None, None)
+    Pictures.fromarray(RGB).save(tmp_path / f"c.{suffix}")
+    np.testing.assert_array_equal(read_raster(tmp_path / f"c.{suffix}").data[..., 0], RGB.transpose(2, 1, 0))
+
+
+def test_jpeg_is_near(tmp_path):
+    smooth = np.tile(np.linspace(0, 255, 64, dtype=np.uint8), (48, 1))
+    Pictures.fromarray(smooth).save(tmp_path / "a.jpg", quality=95)
+    assert np.abs(read_raster(tmp_path / "a.jpg").data[0, :, :, 0].T - smooth).max() <= 4
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_are_kept(tmp_path, suffix):
+    deep = (np.arange(35, dtype=np.uint16) * 1800).reshape(5, 7)
+    Pictures.fromarray(deep).save(tmp_path / f"a.{suffix}")
+    image = read_raster(tmp_path / f"a.{suffix}")
+    np.testing.assert_array_equal(image.data[0, :, :, 0].T, deep)
+    assert image.bits == 16
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bit_colour_is_not_cut_to_eight(tmp_path, suffix):
+    imagecodecs = pytest.importorskip("imagecodecs")
+    tifffile = pytest.importorskip("tifffile")
+    deep = np.random.default_rng(1).integers(0, 65535, (5, 7, 3), dtype=np.uint16)
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "png":
+        path.write_bytes(imagecodecs.png_encode(deep))
+    else:
+        tifffile.imwrite(path, deep, photometric="rgb")
+    image = read_raster(path)
+    np.testing.assert_array_equal(image.data[..., 0], deep.transpose(2, 1, 0))
+    assert image.bits == 16
+
+
+def test_sixteen_bit_colour_without_the_codecs_names_the_extra(tmp_path, monkeypatch):
+    imagecodecs = pytest.importorskip("imagecodecs")
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(np.zeros((5, 7, 3), np.uint16)))
+    monkeypatch.setitem(__import__("sys").modules, "imagecodecs", None)
+    with pytest.raises(MissingPackageError, match=r"16-bit colour needs.*pip install 'sagittal\[codecs\]'"):
+        read_raster(tmp_path / "a.png")
+
+
+def test_palette_becomes_rgb_and_transparency_is_dropped_not_blended(tmp_path):
+    indexed = Pictures.new("P", (2, 1))
+    indexed.putpalette([10, 20, 30, 40, 50, 60])
+    indexed.putdata([0, 1])
+    indexed.save(tmp_path / "p.png")
+    np.testing.assert_array_equal(read_raster(tmp_path / "p.png").data[:, :, 0, 0].T, [[10, 20, 30], [40, 50, 60]])
+    rgba = np.dstack([RGB, np.zeros((5, 7), np.uint8)])
+    Pictures.fromarray(rgba).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_raster(tmp_path / "a.png").data[..., 0], RGB.transpose(2, 1, 0))
+    Pictures.fromarray(np.dstack([GREY, GREY * 0])).save(tmp_path / "la.png")
+    np.testing.assert_array_equal(read_raster(tmp_path / "la.png").data[0, :, :, 0].T, GREY)
+
+
+def test_bilevel_holds_0_and_255(tmp_path):
+    Pictures.fromarray(GREY > 17).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_raster(tmp_path / "a.png").data[0, :, :, 0].T, np.where(GREY > 17, 255, 0))
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    exif = Pictures.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    Pictures.fromarray(GREY).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_raster(tmp_path / "a.png").data[0, :, :, 0].T, np.rot90(GREY, -1))
+
+
+def test_pages_of_a_tiff_stand_along_k(tmp_path):
+    pages = [Pictures.fromarray(GREY + n) for n in range(3)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    image = read_raster(tmp_path / "a.tif")
+    assert image.grid.shape == (7, 5, 3)
+    np.testing.assert_array_equal(image.data[0, :, :, 2].T, GREY + 2)
+    pages[1] = Pictures.fromarray(np.zeros((5, 8), np.uint8))
+    pages[0].save(tmp_path / "b.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(ReadError, match="pages differ in size"):
+        read_raster(tmp_path / "b.tif")
+
+
+def test_floating_point_tiff_is_read(tmp_path):
+    values = np.linspace(-3, 7, 35, dtype=np.float32).reshape(5, 7)
+    Pictures.fromarray(values).save(tmp_path / "a.tif")
+    image = read_raster(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image.data[0, :, :, 0].T, values)
+    assert image.bits == 0
+
+
+def test_a_decompression_bomb_is_refused(tmp_path):
+    Pictures.fromarray(GREY).save(tmp_path / "a.png")
+    raw = bytearray((tmp_path / "a.png").read_bytes())
+    raw[16:24] = (60000).to_bytes(4, "big") * 2
+    raw[29:33] = zlib.crc32(bytes(raw[12:29])).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(bytes(raw))
+    with pytest.raises(ReadError, match=r"more pixels than are read at once|at most 268,435,456"):
+        read_raster(tmp_path / "a.png")
+
+
+def test_a_cut_picture_is_refused(tmp_path):
+    Pictures.fromarray(np.random.default_rng(0).integers(0, 255, (50, 50), dtype=np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:1000])
+    with pytest.raises(ReadError, match="damaged or cut off"):
+        read_raster(tmp_path / "a.png")
