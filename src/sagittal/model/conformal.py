@@ -53,11 +53,11 @@ class Conformal:
         if any(not math.isfinite(t) for t in self.thresholds):
             raise PackageError("conformal: thresholds must be finite")
 
-    def contains(self, logits: Floats, scheme: LabelScheme) -> Bools:
+    def contains(self, logits: Floats, scheme: LabelScheme, *, also: Bools | None = None) -> Bools:
         """Which classes are in the set, (N, C) bool, from logits (N, C) before calibration.
 
-        The set of exclusive classes is never empty: it holds the most probable class. Of grades, those between two
-        members are members. Both only add to the coverage.
+        The set of exclusive classes is never empty: it holds the most probable class, and the classes `also` given,
+        such as those decided for. Of grades, those between two members are members. All this only adds to the coverage.
         """
         p = _probabilities(np.asarray(logits, dtype=np.float64), scheme)
         if p.shape[1] != len(self.thresholds):
@@ -65,6 +65,8 @@ class Conformal:
         inside: Bools = 1 - p <= np.array(self.thresholds)
         if scheme.exclusive:
             inside |= p >= np.max(p, axis=1, keepdims=True)
+        if also is not None:
+            inside |= also
         if scheme.kind == "ordinal":
             before = np.maximum.accumulate(inside, axis=1)
             after = np.flip(np.maximum.accumulate(np.flip(inside, axis=1), axis=1), axis=1)

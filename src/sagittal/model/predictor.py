@@ -20,7 +20,7 @@ from torch import Tensor
 from sagittal.case import Case, ImageSource
 from sagittal.errors import ConfigError, ResourceError, SagittalError, ScopeError
 from sagittal.image import Image
-from sagittal.model.calibrate import Calibration
+from sagittal.model.calibrate import Calibration, to_probabilities
 from sagittal.model.conformal import Conformal
 from sagittal.model.gate import Gate, check_scope
 from sagittal.model.operating import OperatingPoint
@@ -166,7 +166,9 @@ class Predictor:
 
     def _read(self, case: Case) -> _Read:
         start = time.perf_counter()
-        images = {name: case.image(name if name in case.images else None) for name in self.plan.input.images}
+        names = self.plan.input.images
+        # The only image may have any name; where there are several, none stands in for another.
+        images = {name: case.image(None if len(names) == 1 and name not in case.images else name) for name in names}
         for image in images.values():
             check_scope(image, self.plan, case.id)
         held = replace(case, images={name: ImageSource(partial(_held, image)) for name, image in images.items()})
@@ -214,7 +216,8 @@ class Predictor:
         with np.errstate(invalid="ignore", over="ignore"):  # an answer that is not finite is refused below
             calibrated = self.calibration.apply(logits)  # (N, C)
             verdicts = [Verdict()] * len(reads) if self.gate is None else self.gate.judge(embeddings)
-            sets = None if self.conformal is None else self.conformal.contains(logits, scheme)
+            held = self.point.holds(to_probabilities(calibrated, self.calibration.link), scheme)  # (N, C)
+            sets = None if self.conformal is None else self.conformal.contains(logits, scheme, also=held)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         answers: list[Prediction | Failure] = []
         for n, read in enumerate(reads):
@@ -230,7 +233,7 @@ class Predictor:
                     case=case,
                     scheme=scheme,
                     finding=finding,
-                    decision=() if abstains else self.point.decide(finding.values, scheme),
+                    decision=() if abstains else tuple(itertools.compress(scheme.classes, held[n])),
                     logits=logits[n],
                     conformal=() if sets is None else tuple(itertools.compress(scheme.classes, sets[n])),
                     uncertainty=uncertainty(finding.values, exclusive=scheme.exclusive),
