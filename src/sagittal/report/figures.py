@@ -124,7 +124,7 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
 def roc_figure(evidence: Evidence) -> Figure:
     """ROC curve of each class, its AUC with interval, and the operating point in use."""
     names = drawn_classes(evidence)
-    with _sheet(5.0, 5.2 + 0.19 * len(names)) as figure:
+    with _sheet(5.0, 5.6 + 0.21 * len(names)) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="chance: 0.50")
         for colour, name in zip(COLOURS, names, strict=False):
@@ -144,13 +144,15 @@ def roc_figure(evidence: Evidence) -> Figure:
 def pr_figure(evidence: Evidence) -> Figure:
     """Precision-recall curve of each class with its average precision; the dashed line is the class's frequency."""
     names = drawn_classes(evidence)
-    with _sheet(5.0, 5.2 + 0.19 * len(names)) as figure:
+    with _sheet(5.0, 5.6 + 0.21 * len(names)) as figure:
         axes = figure.subplots()
         for colour, name in zip(COLOURS, names, strict=False):
             curve = pr_curve(evidence, name)
             label = f"{short(name)}: AP {_with_interval(_class_measure(evidence, name, 'average_precision'))}"
             if len(curve.x):
-                x, y = np.append(0.0, curve.x), np.append(curve.y[0], curve.y)
+                # Where recall is gained; the area under these steps is the average precision.
+                gained = np.diff(curve.x, prepend=0) > 0
+                x, y = np.append(0.0, curve.x[gained]), np.append(curve.y[gained][:1], curve.y[gained])
                 axes.step(x, y, where="pre", color=colour, label=label)
             share = _class_measure(evidence, name, "prevalence")
             if share and math.isfinite(share.value):
@@ -182,8 +184,8 @@ def calibration_figure(evidence: Evidence) -> Figure:
             edges = np.linspace(0, 1, 26).tolist()
             below.hist(p, bins=edges, color=colour, histtype="stepfilled" if len(names) == 1 else "step", alpha=0.8)
         axes.set_ylim(-0.02, 1.02)
-        error = _with_interval(evidence.overall.get("ece"))
-        axes.set_title(f"Calibration: {'mean gap' if len(names) == 1 else 'gap of the top class'} (ECE) {error}")
+        error = f": mean gap (ECE) {_with_interval(evidence.overall.get('ece'))}" if len(names) == 1 else ""
+        axes.set_title("Calibration" + error)
         axes.set_ylabel("observed frequency")
         below.set(xlabel="stated probability", ylabel="cases", xlim=(-0.02, 1.02))
         below.yaxis.set_major_locator(MaxNLocator(2, integer=True))

@@ -86,11 +86,15 @@ def _font(size: int) -> FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
-def with_caption(pixels: Array, lines: list[str], *, size: int = 13) -> Array:
-    """A picture with lines of text under it, dark on white; a line that is too long ends in an ellipsis."""
+def with_caption(pixels: Array, lines: list[str]) -> Array:
+    """A picture with lines of text under it, dark on white, larger under wide pictures.
+
+    A line that is too long ends in an ellipsis.
+    """
     from PIL import Image as Pillow
     from PIL import ImageDraw
 
+    size = max(13, pixels.shape[1] // 22)
     font = _font(size)
     step = size + 5
     height, width = pixels.shape[:2]
