@@ -74,27 +74,6 @@ class DescriptorEncoder(nn.Module):
         return out[:, :, None, None]
 
 
-class HybridEncoder(nn.Module):
-    """The feature map of one encoder with the features of a :class:`DescriptorEncoder` beside it at every place.
-
-    Attributes
-    ----------
-    features : int
-        Those of both encoders together.
-    """
-
-    def __init__(self, encoder: nn.Module, descriptors: DescriptorEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.descriptors = descriptors
-        self.features = int(encoder.features) + descriptors.features  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor) -> Tensor:
-        maps: Tensor = self.encoder(x)
-        beside = self.descriptors(x).to(maps.dtype).expand(-1, -1, *maps.shape[2:])
-        return torch.cat([maps, beside], dim=1)  # (N, F, ...)
-
-
 def count_measures(dimensions: int) -> int:
     """How many numbers :func:`measure` gives for one channel."""
     return measure(torch.zeros(1, 1, *[2] * dimensions)).shape[1]
