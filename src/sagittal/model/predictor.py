@@ -166,13 +166,7 @@ class Predictor:
 
     def _read(self, case: Case) -> _Read:
         start = time.perf_counter()
-        names = self.plan.input.images
-        # The only image may have any name; where there are several, none stands in for another.
-        images = {name: case.image(None if len(names) == 1 and name not in case.images else name) for name in names}
-        for image in images.values():
-            check_scope(image, self.plan, case.id)
-        held = replace(case, images={name: ImageSource(partial(_held, image)) for name, image in images.items()})
-        prepared = prepare_case(held, self.plan)
+        prepared = prepare_case(hold(case, self.plan), self.plan)
         return _Read(case, prepared, time.perf_counter() - start)
 
     def _read_all(self, cases: Sequence[Case]) -> list[_Read | Failure]:
@@ -362,6 +356,26 @@ def out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error)
     return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+
+
+def hold(case: Case, plan: Plan) -> Case:
+    """The case with the plan's images in memory, each read once and found to be of the kind that the plan is for.
+
+    Raises
+    ------
+    ReadError, GeometryError
+        As the reader says.
+    DataError
+        If an image is missing.
+    ScopeError
+        If one is of another modality or unit.
+    """
+    names = plan.input.images
+    # The only image may have any name; where there are several, none stands in for another.
+    images = {name: case.image(None if len(names) == 1 and name not in case.images else name) for name in names}
+    for image in images.values():
+        check_scope(image, plan, case.id)
+    return replace(case, images={name: ImageSource(partial(_held, image)) for name, image in images.items()})
 
 
 def _held(image: Image) -> Image:
