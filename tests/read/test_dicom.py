@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zlib
 from pathlib import Path
@@ -143,6 +144,36 @@ def test_a_file_without_preamble_is_read(write_slice, tmp_path):
     pydicom.dcmwrite(buffer, bare, implicit_vr=True, little_endian=True, enforce_file_format=False)
     (tmp_path / "bare.dcm").write_bytes(buffer.getvalue())
     np.testing.assert_array_equal(read_dicom(tmp_path / "bare.dcm").data[0, :, :, 0].T, RAMP)
+
+
+@pytest.mark.parametrize("kind", ["RGB", "grey"])
+def test_lossless_jpeg_keeps_every_value(write_slice, kind):
+    imagecodecs = pytest.importorskip("imagecodecs")
+    rng = np.random.default_rng(0)
+    pixels = (
+        rng.integers(0, 255, (9, 8, 3), dtype=np.uint8)
+        if kind == "RGB"
+        else rng.integers(0, 4096, (9, 8), dtype=np.uint16)
+    )
+    frame = imagecodecs.jpeg8_encode(pixels, lossless=True, bitspersample=8 * pixels.itemsize)
+    path = write_slice(
+        "a.dcm", pixels, Modality="US", TransferSyntaxUID="1.2.840.10008.1.2.4.70", PixelData=encapsulate([frame])
+    )
+    np.testing.assert_array_equal(read_dicom(path).data[..., 0].T.reshape(pixels.shape), pixels)
+
+
+def test_a_damaged_frame_does_not_end_the_process(bench_data, tmp_path):
+    """Frames with mutated bytes: another decoder of the same package crashed on some of these."""
+    raw = _syntax(bench_data, "Process14SV1").read_bytes()
+    start = raw.find(b"\xff\xc3")
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(raw)
+        for at in rng.integers(start + 9, start + 400, 3):
+            damaged[at] = rng.integers(256)
+        (tmp_path / "a.dcm").write_bytes(bytes(damaged))
+        with contextlib.suppress(ReadError):
+            assert read_dicom(tmp_path / "a.dcm").data.shape == (1, 512, 512, 1)
 
 
 # ---- geometry

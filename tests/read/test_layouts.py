@@ -94,6 +94,35 @@ def test_loose_images_are_cases_without_truth(tmp_path, write_png):
     assert (dataset.layout, dataset.scheme, [c.truth for c in dataset]) == ("files", None, [None, None])
 
 
+def test_a_table_of_something_else_does_not_hide_folders_of_classes(tmp_path, write_png):
+    for name in ("a/1.png", "a/2.png", "b/1.png"):
+        write_png(name)
+    _table(tmp_path / "scanner.csv", "device,year\nx,2001\n")
+    assert open_dataset(tmp_path).layout == "folders"
+
+
+def test_folders_of_patients_are_no_classes(tmp_path, write_series):
+    for n, patient in enumerate(("ANNA", "BERT", "CARL")):
+        for series in range(2):
+            uid = f"1.{n}.{series}"
+            write_series(
+                f"{patient}/{series}", np.zeros((2, 4, 4), np.int16), [0, 1], PatientID=patient, SeriesInstanceUID=uid
+            )
+    dataset = open_dataset(tmp_path)
+    assert (dataset.layout, dataset.scheme, len(dataset), len(dataset.patients)) == ("files", None, 6, 3)
+    assert open_dataset(tmp_path, layout="folders").scheme.classes == ("ANNA", "BERT", "CARL")
+
+
+def test_several_tables_need_a_choice(clinic):
+    _table(clinic / "a.csv", ROWS)
+    _table(clinic / "b.csv", ROWS)
+    for name in list((clinic / "images").iterdir()):
+        name.rename(clinic / name.name)
+    with pytest.raises(DataError, match="holds 2 tables; say which one with labels="):
+        open_dataset(clinic)
+    assert len(open_dataset(clinic, labels=clinic / "b.csv")) == 6
+
+
 # ---- nothing there
 
 
@@ -294,7 +323,14 @@ def test_ham10000(bench_data):
 
 
 @pytest.mark.parametrize(
-    "name", ["breastmnist", "pneumoniamnist", "adrenalmnist3d", "vesselmnist3d", "vesselmnist3d_64"]
+    "name",
+    [
+        "breastmnist",
+        "pneumoniamnist",
+        "adrenalmnist3d",
+        "vesselmnist3d",
+        pytest.param("vesselmnist3d_64", marks=pytest.mark.slow),
+    ],
 )
 def test_medmnist_holds_what_the_file_holds(bench_data, name):
     dataset = open_dataset(f"medmnist:{name}", search=[bench_data])

@@ -321,6 +321,8 @@ def _meaning(frame: Array, plane: Plane, header: Header) -> Array:
     slope, intercept = _rescale(source)
     if "ModalityLUTSequence" in source:
         values = np.asarray(apply_modality_lut(frame, source))
+    elif slope == 1.0 and intercept == round(intercept) and frame.dtype.itemsize <= 2:
+        values = np.add(frame, np.float32(intercept), dtype=np.float32)  # exact, and half the time of double precision
     elif (slope, intercept) != (1.0, 0.0):
         values = frame * slope + intercept
     if plane.layout.photometric == "MONOCHROME1" and _unit(header, plane) == "1" and frame.dtype.kind != "f":

@@ -152,7 +152,8 @@ def _by_imagecodecs(header: Header, layout: PixelFormat) -> Array:
     planes = []
     for frame in _frames(header, layout):
         lossless = _sof(frame)[0] == 0xC3
-        plane = codecs.ljpeg_decode(frame) if lossless else codecs.jpeg8_decode(frame)
+        # libjpeg-turbo reads lossless JPEG as well, and survives damaged frames that crash ljpeg_decode.
+        plane = codecs.jpeg8_decode(frame)
         if plane.shape[:2] != (layout.rows, layout.columns):
             raise ReadError("DICOM: a frame decodes to another size than Rows x Columns")
         plane = plane.reshape(layout.rows, layout.columns, -1)

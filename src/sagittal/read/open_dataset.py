@@ -11,12 +11,12 @@ from sagittal.dataset import Dataset
 from sagittal.errors import ConfigError, DataError, ReadError, nearest
 from sagittal.read.dicom import read_dicom
 from sagittal.read.dicom_tree import open_dicom_tree
-from sagittal.read.files import TABLES, exists, image_files, walk
+from sagittal.read.files import TABLES, exists, image_files, index_file, walk
 from sagittal.read.folders import class_folders, open_files, open_folders
 from sagittal.read.manifest import is_manifest, open_manifest
 from sagittal.read.medmnist import open_medmnist
 from sagittal.read.open_image import reader_of
-from sagittal.read.table import open_table
+from sagittal.read.table import names_images, open_table, read_table
 
 _log = logging.getLogger(__name__)
 
@@ -119,8 +119,13 @@ def with_table(request: Request) -> Request:
         return request
     if path.is_file():
         return replace(request, source=str(path.parent), labels=path) if path.suffix.lower() in TABLES else request
-    tables = [f for f in path.iterdir() if f.suffix.lower() in TABLES and f.is_file()]
-    return replace(request, labels=tables[0]) if len(tables) == 1 and image_files(path) else request
+    tables = _tables(path)
+    if len(tables) != 1 or not image_files(path):
+        return request
+    classes = {name for name, _, _ in class_folders(path)}
+    if len(classes) > 1 and not _is_dicom(path) and not names_images(read_table(tables[0]), path):
+        return request  # a table of something else beside folders of classes
+    return replace(request, labels=tables[0])
 
 
 def recognise(request: Request) -> str:
@@ -148,7 +153,32 @@ def recognise(request: Request) -> str:
         return "dicom_tree" if _is_dicom(path) and not request.path_column else "table"
     if next(walk(path), None) is None:
         raise DataError(f"'{path.name}' is empty: no file lies in it or below it")
-    return "folders" if class_folders(path) else "files"
+    tops = class_folders(path)
+    if not tops and len(_tables(path)) > 1 and image_files(path):
+        raise DataError(f"'{path.name}' holds {len(_tables(path))} tables; say which one with labels=...")
+    return "folders" if tops and not _are_patients([folder for _, _, folder in tops]) else "files"
+
+
+def _are_patients(folders: list[Path]) -> bool:
+    """Whether folders hold the DICOM files of one patient each, and so are people and not classes.
+
+    The first file of each folder below is looked at.
+    """
+    if len(folders) < 3 or not _is_dicom(folders[0]):
+        return False
+    seen: set[str] = set()
+    for folder in folders:
+        firsts = {path.parent: path for path in reversed(image_files(folder))}.values()
+        found = [index_file(path) for path in firsts if reader_of(path) is read_dicom]
+        patients = {instance.patient for instance in found if instance is not None}
+        if len(patients) != 1 or "" in patients or patients & seen:
+            return False
+        seen |= patients
+    return True
+
+
+def _tables(folder: Path) -> list[Path]:
+    return [f for f in sorted(folder.iterdir()) if f.suffix.lower() in TABLES and f.is_file()]
 
 
 def _of_file(path: Path) -> str:
