@@ -175,8 +175,6 @@ def train(
     BudgetError, ReadError, DataError, ResourceError
         As planning, reading and training say.
     """
-    from sagittal.train.start import config_of, options_from
-
     options = options or TrainOptions()
     started = time.monotonic()
     if resume:
@@ -186,6 +184,8 @@ def train(
         values = load_config(folder)
         if (folder / "report.html").is_file():
             raise ConfigError(f"the run {folder} is finished; there is nothing to resume. Start another with -o OTHER.")
+        from sagittal.train.start import options_from
+
         options = options_from(values, options)
         source, target, task = values["source"], values.get("target"), values["task"]
         budget, seed = values["budget"], values["seed"]
@@ -196,6 +196,8 @@ def train(
         _check_task(task)
         folder = Path(output) if output is not None else run_folder(options.name or str(source))
         claim_folder(folder, what="a run", overwrite=options.overwrite, resumable=True)
+        from sagittal.train.start import config_of
+
         save_config(folder, config_of(source, target, task, budget, folder, seed, options))
         save_environment(folder)
     try:
@@ -402,7 +404,7 @@ def explain(
     list of dict
         One for each study and method: what was written and the scores; or ``error``.
     """
-    from sagittal.explain.write import explain_cases
+    from sagittal.write.maps import explain_cases
     from sagittal.read.requested import find_requested
 
     for name in methods:
@@ -513,7 +515,7 @@ def demo(
         The report page.
     """
     from sagittal.evaluate.cases import held_out
-    from sagittal.explain.write import explain_cases
+    from sagittal.write.maps import explain_cases
     from sagittal.write.table import write_predictions
 
     talk = reporter or Quiet()

@@ -41,10 +41,10 @@ def test_without_a_terminal_each_new_note_is_a_line(monkeypatch: pytest.MonkeyPa
         advance(1, "auc 0.5")
         advance(1, "")
         advance(1, "auc 0.5")
-        advance(0.5, "auc 0.7")
-        advance(0.5, "")
+        advance(0, "auc 0.7")
+        advance(1, "")
     lines = [line.split("  ")[:2] for line in stream.getvalue().splitlines()]
-    assert lines == [["train 1/4", "auc 0.5"], ["train 4/4", "auc 0.7"], ["train 4/4", "auc 0.7"]]
+    assert lines == [["train 1/4", "auc 0.5"], ["train 3/4", "auc 0.7"], ["train 4/4", "auc 0.7"]]
     assert "\r" not in stream.getvalue()
     assert "\x1b" not in stream.getvalue()
 
@@ -64,11 +64,11 @@ def test_lines_tell_pace_and_end() -> None:
     assert re.search(r"train 1/4  a  [\d.e+-]+ m?s each, ends \d\d:\d\d:\d\d \(in ", stream.getvalue())
 
 
-def test_a_fraction_of_the_whole_is_a_percentage() -> None:
+def test_parts_of_the_time_are_a_percentage() -> None:
     stream = io.StringIO()
-    with Terminal(stream=stream, every_s=0).track("train", 1) as advance:
-        advance(0.25, "a")
-        advance(0.75, "b")
+    with Terminal(stream=stream, every_s=0).track("train", 10) as advance:
+        advance(2.5, "a")
+        advance(7.5, "b")
     first, last = stream.getvalue().splitlines()
     assert first.startswith("train 25%  a  ends ")
     assert last == "train 100%  b"

@@ -13,6 +13,7 @@ from sagittal.options import ReadOptions
 
 
 @command(
+    brief="Find what is wrong with the data.",
     reads=True,
     examples="""
     sagittal check studies/ --labels labels.csv --target diagnosis

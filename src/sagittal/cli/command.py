@@ -91,7 +91,7 @@ def plain(value: Any) -> Any:
 
 
 def command(
-    *, examples: str, reads: bool = False, alias: str | None = None
+    *, brief: str, examples: str, reads: bool = False, alias: str | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function of this package as a command of its name.
 
@@ -113,14 +113,14 @@ def command(
             common = {key: options.pop(key) for key in (*_NOT_SETTINGS, "json_", "quiet")}
             if reads:
                 options["read"] = read_options(options)
-            if common["print_config"]:
-                print(to_json(_settings(ctx)))
-                return
             reporter = Terminal(quiet=common["quiet"])
             desk = Desk(name, reporter, common["json_"], _file(ctx))
             with _quiet_libraries(reporter, debug=common["debug"]):
                 try:
-                    body(desk, **options)
+                    if common["print_config"]:
+                        print(to_json(_settings(ctx)))
+                    else:
+                        body(desk, **options)
                 except (typer.Exit, typer.Abort, _UsageError):
                     raise
                 except BaseException as error:
@@ -130,7 +130,7 @@ def command(
         guarded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         guarded.__annotations__ = {p.name: p.annotation for p in parameters}
         epilog = f"Examples:\n\n\b\n{inspect.cleandoc(examples)}"
-        app.command(name, epilog=epilog)(guarded)
+        app.command(name, epilog=epilog, short_help=brief)(guarded)
         if alias:
             app.command(alias, epilog=epilog, hidden=True)(guarded)
         return guarded
@@ -147,7 +147,7 @@ def finish(error: BaseException, name: str, *, debug: bool = False) -> Exit:
 
         traceback.print_exception(error, file=stream)
     if isinstance(error, BrokenPipeError):
-        _close_pipe()
+        close_pipe()
         return Exit.DONE
     if isinstance(error, KeyboardInterrupt):
         print(f"sagittal {name}: interrupted. {error}".rstrip(), file=stream)
@@ -161,7 +161,7 @@ def finish(error: BaseException, name: str, *, debug: bool = False) -> Exit:
     return code
 
 
-def _close_pipe() -> None:
+def close_pipe() -> None:
     """Whoever read stdout went away: nothing more is written there, and Python does not complain at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -15,6 +15,7 @@ Evidence = Annotated[
 
 
 @command(
+    brief="Compare two models on the same cases.",
     examples="""
     sagittal evaluate runs/small held-out/ -o small/
     sagittal evaluate runs/large held-out/ -o large/

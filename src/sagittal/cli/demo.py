@@ -10,6 +10,7 @@ from sagittal.cli.flags import Budget, Seed, flag
 
 
 @command(
+    brief="Go the whole way on synthetic studies.",
     examples="""
     sagittal demo
     sagittal demo --data medmnist:breastmnist --budget 5m -o breast-demo

@@ -9,6 +9,7 @@ from sagittal.cli.exits import Exit
 
 
 @command(
+    brief="Describe this machine, for a bug report.",
     examples="""
     sagittal doctor
     sagittal doctor --json

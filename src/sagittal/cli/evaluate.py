@@ -11,6 +11,7 @@ from sagittal.options import EvaluateOptions, ReadOptions
 
 
 @command(
+    brief="Measure a model on held-out cases.",
     reads=True,
     alias="test",
     examples="""

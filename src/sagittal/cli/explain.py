@@ -10,6 +10,7 @@ from sagittal.cli.flags import Device, ModelPath, Studies, flag, names
 
 
 @command(
+    brief="Show where a model looked, and whether it matters.",
     examples="""
     sagittal explain runs/chest new/study-01 -o maps/
     sagittal explain runs/chest new/ -o maps/ --method gradcam,integrated-gradients,occlusion --class malignant

@@ -12,6 +12,7 @@ from sagittal.options import ReadOptions
 
 
 @command(
+    brief="Describe a model, a run or a source.",
     reads=True,
     examples="""
     sagittal info runs/breastmnist

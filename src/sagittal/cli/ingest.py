@@ -11,6 +11,7 @@ from sagittal.options import ReadOptions
 
 
 @command(
+    brief="List the cases of a source in a manifest.",
     reads=True,
     examples="""
     sagittal ingest studies/ --labels labels.csv --target diagnosis -o manifest/

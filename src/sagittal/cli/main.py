@@ -24,7 +24,7 @@ from sagittal.cli import (  # each registers its command
     report,
     train,
 )
-from sagittal.cli.command import app, finish
+from sagittal.cli.command import app, close_pipe, finish
 from sagittal.cli.exits import Exit
 from sagittal.cli.terminal import prepare_streams
 
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's stop is a Ctrl-C: training leaves a checkpoint
     usage_error: type[Exception] = typer.BadParameter.__mro__[2]
     try:
-        return int(app(arguments, standalone_mode=False) or Exit.DONE)
+        return int(app(arguments, prog_name="sagittal", standalone_mode=False) or Exit.DONE)
     except usage_error as error:  # a mistyped command or option
         error.show()  # type: ignore[attr-defined]
         return Exit.USAGE
@@ -79,7 +79,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> NoReturn:
     """The entry point of the console script."""
-    sys.exit(main())
+    code = main()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read stdout has gone
+        close_pipe()
+    sys.exit(code)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 @command(
+    brief="Show what training would do, and why.",
     reads=True,
     examples="""
     sagittal plan studies/ --labels labels.csv --target diagnosis --budget 1h -o plan.json

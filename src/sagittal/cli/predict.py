@@ -12,6 +12,7 @@ from sagittal.cli.flags import Device, ModelPath, Output, Studies, flag
 
 
 @command(
+    brief="Answer new studies.",
     examples="""
     sagittal predict runs/chest new/study-01
     sagittal predict runs/chest new/ -o answers.csv

@@ -11,6 +11,7 @@ from sagittal.cli.command import Desk, command
 
 
 @command(
+    brief="Write the report page again.",
     examples="""
     sagittal report runs/breastmnist
     sagittal report evidence/

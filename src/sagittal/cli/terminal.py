@@ -113,16 +113,18 @@ class _Pace:
 
     def __init__(self, total: float | None) -> None:
         self.total, self.done, self.started = total, 0.0, time.monotonic()
+        self.whole = True  # whether steps are things to count, not parts of the time
 
     def advance(self, steps: float) -> None:
         self.done += steps
+        self.whole = self.whole and steps == int(steps)
 
     def count(self) -> str:
-        """Steps done of all; a percentage where the whole is one step."""
+        """Steps done of all; a percentage where they are parts of the time."""
         if self.total is None:
             return f"{self.done:.0f}"
-        if self.total <= 1:
-            return f"{min(1.0, self.done):.0%}"
+        if not self.whole:
+            return f"{min(1.0, self.done / self.total):.0%}"
         return f"{self.done:.0f}/{self.total:.0f}"
 
     def text(self) -> str:
@@ -132,7 +134,7 @@ class _Pace:
             return ""
         step = passed / self.done
         parts = []
-        if self.total is None or self.total > 1:
+        if self.whole:
             parts.append(f"{step:.2g} s each" if step >= 0.1 else f"{step * 1000:.2g} ms each")
         if self.total is not None and self.done < self.total:
             left = step * (self.total - self.done)

@@ -128,17 +128,14 @@ def estimate_text(value: Any) -> str:
 
 def evidence_text(values: Mapping[str, Any]) -> str:
     """The overall measures of ``evidence.json``, each with its interval and baseline; then those of each class."""
-    baseline = values.get("baseline") or {}
+    overall = values["overall"]
     rows = [["measure", "value (interval)", "baseline", "n"]]
-    for name, value in values["overall"].items():
-        if isinstance(value, Mapping) and "value" in value:
-            trivial = baseline.get(name)
-            trivial = (
-                estimate_text(trivial)
-                if isinstance(trivial, Mapping)
-                else ("" if trivial is None else f"{trivial:.3f}")
+    for name, value in overall.items():
+        if not name.startswith("baseline."):
+            trivial = overall.get(f"baseline.{name}", {}).get("value")
+            rows.append(
+                [name, estimate_text(value), "" if trivial is None else f"{trivial:.3f}", str(value.get("n", ""))]
             )
-            rows.append([name, estimate_text(value), trivial, str(value.get("n", ""))])
     parts = [table_text(rows, right=[3])]
     classes = values.get("classes") or {}
     names = list(dict.fromkeys(name for measures in classes.values() for name in measures))[:6]

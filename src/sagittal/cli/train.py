@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 @command(
+    brief="Learn a classifier within a time budget.",
     reads=True,
     alias="fit",
     examples="""
