@@ -101,11 +101,11 @@ def _grouped_folds(cases: Sequence[Case], folds: int, seed: int) -> list[tuple[l
             f"{number} patient(s) cannot be divided into a part that teaches and one that judges; at least 2 are needed."
         )
     strata = _strata(cases, folds)
+    blank = np.zeros(len(cases))
     if number == len(cases):  # the grouped search costs seconds for thousands of groups, and finds the same
-        splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+        pairs = StratifiedKFold(folds, shuffle=True, random_state=seed).split(blank, strata)
     else:
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    pairs = splitter.split(np.zeros(len(cases)), strata, patients)
+        pairs = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(blank, strata, patients)
     return [([cases[n] for n in train], [cases[n] for n in val]) for train, val in pairs]
 
 

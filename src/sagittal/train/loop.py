@@ -243,7 +243,7 @@ def run_member(
         if not schedule.fixed and math.isfinite(clock.allowance_s):
             _keep_time(schedule, progress, clock, epoch)
         yield news
-        if train.patience and progress.step - progress.best_step > train.patience * schedule.end:
+        if train.patience and "val_loss" in news and progress.step - progress.best_step > train.patience * schedule.end:
             break
     if train.keep == "best" and member.best:
         member.result.load_state_dict(member.best)

@@ -20,6 +20,7 @@ from sagittal.case import Case
 from sagittal.dataset import Dataset, Skipped
 from sagittal.errors import DataError
 from sagittal.grid import Grid
+from sagittal.model.calibrate import to_probabilities
 from sagittal.model.ensemble import fit_shares, member_weights
 from sagittal.model.package import IntendedUse, Model
 from sagittal.model.predictor import uncertainty
@@ -229,7 +230,8 @@ def _answers(model: Model, ids: Sequence[str], logits: Floats) -> list[Predictio
     """The predictions that out-of-fold logits mean: as the model decides, but for its gate."""
     scheme, point = model.plan.scheme, model.operating_point
     calibrated = model.calibration.apply(logits)
-    sets = None if model.conformal is None else model.conformal.contains(logits, scheme)
+    held = point.holds(to_probabilities(calibrated, model.calibration.link), scheme)
+    sets = None if model.conformal is None else model.conformal.contains(logits, scheme, also=held)
     nowhere = Grid((1, 1, 1))  # a vector answer lies on no grid
     now = datetime.now(UTC).isoformat(timespec="seconds")
     answers = []
@@ -240,7 +242,7 @@ def _answers(model: Model, ids: Sequence[str], logits: Floats) -> list[Predictio
                 case=case,
                 scheme=scheme,
                 finding=finding,
-                decision=point.decide(finding.values, scheme),
+                decision=tuple(itertools.compress(scheme.classes, held[n])),
                 logits=logits[n],
                 conformal=() if sets is None else tuple(itertools.compress(scheme.classes, sets[n])),
                 uncertainty=uncertainty(finding.values, exclusive=scheme.exclusive),
