@@ -404,8 +404,8 @@ def explain(
     list of dict
         One for each study and method: what was written and the scores; or ``error``.
     """
-    from sagittal.write.maps import explain_cases
     from sagittal.read.requested import find_requested
+    from sagittal.write.maps import explain_cases
 
     for name in methods:
         if name not in METHODS:
