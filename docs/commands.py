@@ -16,6 +16,7 @@ START, END = "<!-- commands: start -->", "<!-- commands: end -->"
 def commands() -> str:
     """One section a command: what it does, how it is called, its flags."""
     import typer
+
     from sagittal.cli import main
 
     group: Any = typer.main.get_command(main.app)
@@ -27,7 +28,16 @@ def section(name: str, command: Any) -> str:
     parts = [p for p in command.params if p.param_type_name == "argument"]
     flags = [p for p in command.params if p.param_type_name == "option" and not getattr(p, "hidden", False)]
     call = " ".join(["sagittal", name, *(part.make_metavar_text() for part in map(Argument, parts))])
-    lines = [f"### {name}", "", first_sentence(command.help or ""), "", f"`{call}`", "", "| flag | meaning |", "|---|---|"]
+    lines = [
+        f"### {name}",
+        "",
+        first_sentence(command.help or ""),
+        "",
+        f"`{call}`",
+        "",
+        "| flag | meaning |",
+        "|---|---|",
+    ]
     for one in flags:
         names = ", ".join(f"`{text}`" for text in sorted(one.opts, key=len))
         lines.append(f"| {names} | {escape(getattr(one, 'help', '') or '')} |")

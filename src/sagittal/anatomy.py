@@ -104,7 +104,7 @@ class Scan:
     dose_mgy: float = 5.0
     kernel: str = "standard"
     slice_mm: float = 5.0
-    pixels: int = 96
+    pixels: int = 64
     field_mm: float = 336.0
     height_mm: float = 160.0
     noise: int = 0

@@ -77,7 +77,7 @@ def make_chest_ct(folder: str | Path, *, studies: int = 72, seed: int = 0, repor
         (folder / "nodules.json").write_text(json.dumps(drawn, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise ResourceError(
-            f"cannot write the phantoms to {folder}: {error.strerror}. They need about {studies} MB."
+            f"cannot write the phantoms to {folder}: {error.strerror}. They need about {max(1, studies // 3)} MB."
         ) from error
     return folder / "labels.csv"
 

@@ -26,8 +26,12 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"])
-BLOCK = re.compile(r"(?:^<!-- (?P<mark>not run: .+?|ends in \d+) -->\n+)?^```(?P<kind>\w*).*\n(?P<text>(?:.*\n)*?)^```$", re.M)
+PAGES = sorted(
+    [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("README*.md"), ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+)
+BLOCK = re.compile(
+    r"(?:^<!-- (?P<mark>not run: .+?|ends in \d+) -->\n+)?^```(?P<kind>\w*).*\n(?P<text>(?:.*\n)*?)^```$", re.M
+)
 RUN = ("python", "pycon", "console")
 #: Kinds that are pictures of files or output, not examples.
 SHOWN = ("text", "json", "csv", "toml", "bibtex", "")
