@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Mapping
 from math import ceil, prod
 from pathlib import Path
 from typing import IO, Any
@@ -25,28 +26,10 @@ _IMPLICIT = "1.2.840.10008.1.2"
 _UNDEFINED = 0xFFFFFFFF
 _LONG_VR = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 
-#: What the reader and the index look at; everything else stays unparsed.
-INDEX_TAGS = [
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "SeriesInstanceUID",
-    "StudyInstanceUID",
-    "PatientID",
-    "AccessionNumber",
-    "Modality",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "ImageOrientationPatient",
-    "ImagePositionPatient",
-    "SeriesNumber",
-    "InstanceNumber",
-    "BodyPartExamined",
-    "PatientSex",
-    "PatientAge",
-]
+#: Bytes of a header that are read at once.
+_WINDOW = 2**15
+#: Rows and Columns are binary numbers, the other elements of an index are text.
+_NUMBERS = frozenset({0x00280010, 0x00280011})
 
 
 def open_dicom(path: Path, *, pixels: bool = True, tags: list[str] | None = None) -> Header:
@@ -66,13 +49,8 @@ def open_dicom(path: Path, *, pixels: bool = True, tags: list[str] | None = None
     """
     size = check_file(path)
     with as_read_error("DICOM"), path.open("rb") as file:
-        source: IO[bytes] = file
-        syntax, start = _transfer_syntax(file)
-        if syntax == DEFLATED:
-            whole = _inflated(file, start)
-            source, size = io.BytesIO(whole), len(whole)
-            syntax, start = _transfer_syntax(source)
-        _check_nesting(source, start, size, syntax)
+        source, size, syntax, start = _unpacked(file, size)
+        _walk(source, start, size, syntax)
         source.seek(0)
         header = pydicom.dcmread(
             source, force=True, stop_before_pixels=not pixels, specific_tags=list(tags) if tags is not None else None
@@ -82,6 +60,16 @@ def open_dicom(path: Path, *, pixels: bool = True, tags: list[str] | None = None
         if "TransferSyntaxUID" not in header.file_meta:
             header.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
     return header
+
+
+def _unpacked(file: IO[bytes], size: int) -> tuple[IO[bytes], int, str, int]:
+    """The file, or its inflated content; its length, transfer syntax, and where the data set begins."""
+    syntax, start = _transfer_syntax(file)
+    if syntax != DEFLATED:
+        return file, size, syntax, start
+    whole = _inflated(file, start)
+    source = io.BytesIO(whole)
+    return source, len(whole), *_transfer_syntax(source)
 
 
 def _transfer_syntax(file: IO[bytes]) -> tuple[str, int]:
@@ -129,42 +117,56 @@ def _inflated(file: IO[bytes], start: int) -> bytes:
     return b"\0" * 128 + b"DICM" + meta + body
 
 
-def _check_nesting(file: IO[bytes], start: int, size: int, syntax: str) -> None:
+def _walk(
+    file: IO[bytes], start: int, size: int, syntax: str, wanted: frozenset[int] = frozenset()
+) -> dict[int, bytes]:
     """Walk the elements up to the pixel data with a stack of our own, and refuse deep nesting or lengths past the end.
 
     A sequence or item of defined length is entered too where it says that it is one; in implicit syntax only those of
     undefined length can be told without a dictionary, and only those are parsed eagerly later.
+
+    Parameters
+    ----------
+    wanted : frozenset of int
+        Tags whose raw values at the top level are returned; the walk then ends behind the last of them. All elements
+        up to the pixel data are walked where it is empty.
     """
     order = ">" if syntax == _BIG else "<"
     implicit = syntax == _IMPLICIT
+    two, four = struct.Struct(order + "HH").unpack_from, struct.Struct(order + "I").unpack_from
+    short = struct.Struct(order + "H").unpack_from
+    last = max(wanted, default=0)
+    values: dict[int, bytes] = {}
     ends: list[int] = []  # for each open sequence or item: where it ends, 0 where a delimiter says so
-    file.seek(start)
-    position = start
+    position, base, window = start, start, b""
     while position + 8 <= size:
         while ends and ends[-1] and position >= ends[-1]:
             ends.pop()
-        file.seek(position)
-        head = file.read(12)
-        group, element = struct.unpack(order + "HH", head[:4])
+        at = position - base
+        if at + 12 > len(window):
+            file.seek(position)
+            base, at, window = position, 0, file.read(_WINDOW)
+        group, element = two(window, at)
         if group == 0xFFFE:
-            length = struct.unpack(order + "I", head[4:8])[0]
+            length = four(window, at + 4)[0]
             position += 8
             if element == 0xE000:
                 ends.append(0 if length == _UNDEFINED else position + length)
             elif ends:
                 ends.pop()
             continue
-        if group == 0x7FE0 and not ends:
-            return
-        vr = b"" if implicit else head[4:6]
+        tag = group << 16 | element
+        if not ends and (group == 0x7FE0 or (wanted and tag > last)):
+            break
+        vr = b"" if implicit else window[at + 4 : at + 6]
         if implicit:
-            length, position = struct.unpack(order + "I", head[4:8])[0], position + 8
+            length, position = four(window, at + 4)[0], position + 8
         elif vr in _LONG_VR:
-            if len(head) < 12:
-                return
-            length, position = struct.unpack(order + "I", head[8:12])[0], position + 12
+            if len(window) < at + 12:
+                break
+            length, position = four(window, at + 8)[0], position + 12
         else:
-            length, position = struct.unpack(order + "H", head[6:8])[0], position + 8
+            length, position = short(window, at + 6)[0], position + 8
         if length == _UNDEFINED:
             ends.append(0)
         elif vr == b"SQ":
@@ -172,9 +174,47 @@ def _check_nesting(file: IO[bytes], start: int, size: int, syntax: str) -> None:
         elif position + length > size:
             raise ReadError("DICOM: cut off, an element before the pixel data reaches past the end of the file")
         else:
+            if tag in wanted and not ends and length <= 1024:
+                values[tag] = window[position - base : position - base + length]
+                if len(values[tag]) < length:  # the value lies across the end of the window
+                    file.seek(position)
+                    values[tag] = file.read(length)
             position += length
         if len(ends) > 2 * MAX_SEQUENCE_DEPTH:  # a sequence and its item are one level
             raise ReadError(f"DICOM: sequences are nested deeper than {MAX_SEQUENCE_DEPTH} levels; refused")
+    return values
+
+
+def scan_dicom(path: Path, tags: Mapping[str, int]) -> dict[str, str]:
+    """Values of some text and US elements of a header, as text, without parsing the rest: for an index of many files.
+
+    Parameters
+    ----------
+    tags : mapping of str to int
+        Keyword -> tag of the elements to look for.
+
+    Raises
+    ------
+    ReadError
+        As :func:`open_dicom`.
+    """
+    with as_read_error("DICOM"), path.open("rb") as file:
+        source, size, syntax, start = _unpacked(file, check_file(path))
+        raw = _walk(source, start, size, syntax, frozenset(tags.values()))
+        if not raw:
+            raise ReadError("DICOM: holds none of the elements of an image")
+        if any(max(value, default=0) > 127 for tag, value in raw.items() if tag not in _NUMBERS):
+            header = open_dicom(path, pixels=False, tags=[*tags, "SpecificCharacterSet"])
+            return {name: str(header.get(name) or "").strip() for name in tags}
+    order = ">H" if syntax == _BIG else "<H"
+    found = {}
+    for name, tag in tags.items():
+        value = raw.get(tag, b"")
+        if tag in _NUMBERS:
+            found[name] = str(struct.unpack(order, value[:2])[0]) if len(value) >= 2 else ""
+        else:
+            found[name] = value.decode("ascii").strip(" \0")
+    return found
 
 
 class PixelFormat:

@@ -9,12 +9,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom.dataset import Dataset as Header
-
 from sagittal.errors import ReadError, SagittalError
 from sagittal.read.dicom import NOT_IMAGES, read_dicom
-from sagittal.read.dicom_file import INDEX_TAGS, open_dicom
-from sagittal.read.limits import as_read_error
+from sagittal.read.dicom_file import scan_dicom
 from sagittal.read.open_image import READERS, image_suffix, reader_of
 
 TABLES = frozenset({".csv", ".tsv", ".parquet"})
@@ -30,6 +27,18 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
     "ts": "test",
+}
+#: What the index of a DICOM file needs: keyword -> tag.
+_INDEX = {
+    "AccessionNumber": 0x00080050,
+    "Modality": 0x00080060,
+    "PatientID": 0x00100020,
+    "StudyInstanceUID": 0x0020000D,
+    "SeriesInstanceUID": 0x0020000E,
+    "InstanceNumber": 0x00200013,
+    "ImagePositionPatient": 0x00200032,
+    "NumberOfFrames": 0x00280008,
+    "Rows": 0x00280010,
 }
 _IGNORED_FOLDERS = {"__MACOSX"}
 _NO_IMAGES = {
@@ -115,27 +124,20 @@ def group(paths: Iterable[Path]) -> list[Group]:
 
 def index_file(path: Path) -> Instance | None:
     """What the header of a DICOM file says of its place among others; ``None`` for an object that is no image."""
-    with as_read_error("DICOM"):
-        return _instance(path, open_dicom(path, pixels=False, tags=INDEX_TAGS))
-
-
-def _instance(path: Path, header: Header) -> Instance | None:
-    def text(keyword: str) -> str:
-        return str(header.get(keyword) or "").strip()
-
-    modality = text("Modality").upper()
-    if modality in NOT_IMAGES or not header.get("Rows"):
+    found = scan_dicom(path, _INDEX)
+    modality = found["Modality"].upper()
+    if modality in NOT_IMAGES or found["Rows"] in {"", "0"}:
         return None
     return Instance(
         path=path,
-        modality=modality or "OT",
-        series=text("SeriesInstanceUID"),
-        study=text("StudyInstanceUID"),
-        patient=text("PatientID"),
-        accession=text("AccessionNumber"),
-        number=_whole(text("InstanceNumber")),
-        placed=bool(header.get("ImagePositionPatient")),
-        frames=_whole(text("NumberOfFrames")) or 1,
+        modality=modality if modality.isalnum() and len(modality) <= 16 else "OT",
+        series=found["SeriesInstanceUID"],
+        study=found["StudyInstanceUID"],
+        patient=found["PatientID"],
+        accession=found["AccessionNumber"],
+        number=_whole(found["InstanceNumber"]),
+        placed=bool(found["ImagePositionPatient"]),
+        frames=_whole(found["NumberOfFrames"]) or 1,
     )
 
 
