@@ -214,6 +214,32 @@ def test_paths_names_stems_and_folders_find_images(tmp_path, write_png, write_se
     assert [c.image().grid.shape for c in dataset] == [(12, 9, 1), (12, 9, 1), (4, 4, 3)]
 
 
+def test_names_are_found_across_systems(tmp_path, write_png):
+    write_png("im/Z\u0075\u0308rich.png")  # two code points, as a Mac writes it
+    write_png("im/b.png")
+    text = "image,label\nZ\u00fcrich.PNG,x\nim\\b.png,y\n"
+    dataset = open_dataset(tmp_path, labels=_table(tmp_path / "t.csv", text))
+    assert len(dataset) == 2
+    assert not dataset.skipped
+
+
+def test_links_are_followed_once(tmp_path, write_png):
+    write_png("store/a/1.png")
+    write_png("store/b/1.png")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a").symlink_to(tmp_path / "store" / "a")
+    (tmp_path / "set" / "b").symlink_to(tmp_path / "store" / "b")
+    (tmp_path / "store" / "b" / "loop").symlink_to(tmp_path / "store")
+    assert [c.id for c in open_dataset(tmp_path / "set").cases[:1]] == ["a/1"]
+
+
+def test_one_column_may_be_a_multilabel_question(clinic):
+    text = "image,nodule\nimg_0,1\nimg_1,0\nimg_2,\n"
+    dataset = open_dataset(clinic / "images", labels=_table(clinic / "t.csv", text), kind="multilabel")
+    assert dataset.scheme.classes == ("nodule",)
+    np.testing.assert_array_equal([c.truth.values for c in dataset], [[1], [0], [np.nan]])
+
+
 def test_one_column_for_each_label_with_unknowns(clinic):
     text = "image,effusion,nodule\nimg_0,1,0\nimg_1,0.0,\nimg_2,,-1\nimg_3,yes,no\n"
     dataset = open_dataset(clinic / "images", labels=_table(clinic / "t.csv", text), target="effusion,nodule")

@@ -72,8 +72,17 @@ class Group:
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """The files below a folder in a fixed order; hidden ones and those of other systems' bookkeeping left out."""
-    for place, folders, names in os.walk(folder, followlinks=False):
+    """The files below a folder in a fixed order; hidden ones and those of other systems' bookkeeping left out.
+
+    Links to folders are followed, each folder once.
+    """
+    seen: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in _IGNORED_FOLDERS)
         for name in sorted(names):
             if not name.startswith(".") and name.lower() not in {"thumbs.db", "desktop.ini", "dicomdir"}:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from sagittal.read import columns
 from sagittal.read.dicom import read_dicom
 from sagittal.read.files import SPLIT_NAMES, group, image_files, index_file, is_image
 from sagittal.read.limits import as_read_error, check_file
-from sagittal.read.open_image import reader_of, stem
+from sagittal.read.open_image import READERS, reader_of, stem
 from sagittal.read.sources import file_source, patient_key, series_source
 from sagittal.read.truths import UNKNOWN, scheme_of, scheme_of_columns
 
@@ -276,21 +277,21 @@ class ImageIndex:
             for name in dict.fromkeys(
                 (below.as_posix(), file.name, stem(file), below.with_name(stem(file)).as_posix())
             ):
-                self.names[name].append(file)
+                self.names[_same(name)].append(file)
             for parent in below.parents[:-1]:
                 for name in dict.fromkeys((parent.as_posix(), parent.name)):
-                    self.folders[name].append(file)
+                    self.folders[_same(name)].append(file)
 
     def find(self, cell: str) -> tuple[Path, ...]:
         """The files that a cell names; empty where there are none, or it is not clear which."""
         name = cell.strip().replace("\\", "/").removeprefix("./").rstrip("/")
         if not name:
             return ()
-        files = self.names.get(name, [])
+        files = self.names.get(_same(name), [])
         if len(files) == 1:
             return (files[0],)
-        if not files and name in self.folders:
-            return self._one_image(self.folders[name])
+        if not files and _same(name) in self.folders:
+            return self._one_image(self.folders[_same(name)])
         for root in self.roots:
             try:
                 path = root / name
@@ -308,6 +309,13 @@ class ImageIndex:
             groups = group(files)
             self._groups[first] = groups[0].files if len(groups) == 1 else ()
         return self._groups[first]
+
+
+def _same(name: str) -> str:
+    """A name as it compares: accents in one code point (files from a Mac have two), the suffix in lower case."""
+    name = unicodedata.normalize("NFC", name)
+    head, dot, suffix = name.rpartition(".")
+    return f"{head}.{suffix.lower()}" if dot and f".{suffix.lower()}" in READERS else name
 
 
 def _places(request: Request) -> tuple[Path, Path]:

@@ -51,6 +51,8 @@ def scheme_of(values: Sequence[str], target: str, kind: str | None = None) -> tu
         raise DataError(
             f"'{target}' holds no label: all {len(cells)} cells are empty or unknown. Choose another target."
         )
+    if kind == "multilabel" and all(cell.lower() in _YES | _NO for cell in known):
+        return scheme_of_columns({target: values}, target)
     if kind == "multilabel" or (kind is None and any("|" in cell for cell in known)):
         return _many(cells, target)
     names = sort_classes(set(known), ordinal=kind == "ordinal")
