@@ -205,3 +205,14 @@ def test_early_stopping_ends_a_member(fit: Fit, squares: Squares, small: Plan) -
     run = fit(squares(), plan)
     with (run.folder / "results.csv").open() as file:
         assert int(list(csv.DictReader(file))[-1]["step"]) < run.plan.train.steps[0][-1][1]
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(fit: Fit, squares: Squares, plan: Plan) -> None:
+    pytest.importorskip("lightning_fabric", reason="several devices need the extra 'scale'")
+    run = fit(squares(), replace(plan, split=replace(plan.split, folds=1)), device="cpu,cpu")
+    hits = [
+        prediction.decision == ("bright" if case.truth.values[1] else "dark",) for prediction, case in run.validation
+    ]  # type: ignore[union-attr]
+    assert np.mean(hits) > 0.8
+    assert len(run.model.members) == 2

@@ -316,7 +316,7 @@ def _rungs_2d(fingerprint: Fingerprint, wishes: Wishes) -> list[_Rung]:
         weight_decay=0.05,
         warmup=0.1,
         epochs=round(epochs),
-        batch=64 if cases < 1000 else 128,
+        batch=64,
         label_smoothing=0.05,
         averaging=0.98,
     )

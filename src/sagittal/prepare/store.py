@@ -38,12 +38,15 @@ class Store:
     tables : (N, T) float32
     skipped : tuple of Skipped
         Cases that could not be prepared.
+    place : Path, optional
+        Folder of the arrays, where another process can open them.
     """
 
     ids: tuple[str, ...]
     arrays: Array
     tables: Floats
     skipped: tuple[Skipped, ...] = ()
+    place: Path | None = None
 
     def rows(self, ids: Sequence[str]) -> Array:
         """Row numbers of these cases; the ones that were skipped are left out."""
@@ -87,12 +90,29 @@ def build_store(
         first = next(iter(skipped.values()))
         raise DataError(f"{len(skipped)} of {len(cases)} cases cannot be prepared; the first because: {first.reason}")
     good = [n for n in range(len(cases)) if n not in skipped]
+    (place / "cases.json").write_text(
+        json.dumps({"numbers": good, "ids": [cases[n].id for n in good]}), encoding="utf-8"
+    )
     whole = len(good) == len(cases)
     return Store(
         ids=tuple(cases[n].id for n in good),
         arrays=arrays if whole else arrays[good],
         tables=(tables if whole else tables[good])[:, :width],
         skipped=tuple(skipped.values()),
+        place=place,
+    )
+
+
+def open_store(place: Path, numbers: Sequence[int], ids: Sequence[str], plan: Plan) -> Store:
+    """The store that another process built, with the cases of these row numbers."""
+    arrays = np.lib.format.open_memmap(place / "arrays.npy", mode="r")
+    tables = np.lib.format.open_memmap(place / "tables.npy", mode="r")
+    whole = len(numbers) == len(arrays)
+    return Store(
+        ids=tuple(ids),
+        arrays=arrays if whole else arrays[list(numbers)],
+        tables=(tables if whole else tables[list(numbers)])[:, : table_width(plan.input)],
+        place=place,
     )
 
 

@@ -76,10 +76,11 @@ class Batches:
             target=torch.from_numpy(self._targets[rows]).to(self._device),
         )
 
-    def training(self, rows: Array, seed: int, member: int, step: int) -> Batch:
-        """The batch of a training step: drawn, augmented and mixed."""
-        batch = self.take(draw(rows, self._plan.train.batch, seed, member, step))
-        rng = np.random.default_rng([seed, member, step, 1])
+    def training(self, rows: Array, seed: int, member: int, step: int, *, part: tuple[int, int] = (0, 1)) -> Batch:
+        """The batch of a training step: drawn, augmented and mixed; of several processes each takes its `part`."""
+        rank, size = part
+        batch = self.take(draw(rows, self._plan.train.batch, seed, member, step)[rank::size])
+        rng = np.random.default_rng([seed, member, step, 1, rank])
         image, target = batch.image, batch.target
         if self._fronts is None:
             image = augment(image, self._plan.augment, rng)

@@ -142,7 +142,7 @@ def fit_to_budget(
     BudgetError
         If not even the cheapest plan can be trained; says what would be enough.
     """
-    target = pick_device(device)
+    target = pick_device(device.split(",", maxsplit=1)[0])
     budget = ladder[0].budget_s
     began = time.perf_counter()
     enough = math.inf

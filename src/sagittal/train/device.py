@@ -27,7 +27,7 @@ def pick_device(name: str = "auto") -> torch.device:
             return torch.device("cuda:0")
         return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
     try:
-        device = torch.device("cuda:0" if name == "cuda" else name)
+        device = torch.device("cuda:0" if name == "cuda" else f"cuda:{name}" if name.isdigit() else name)
     except RuntimeError as error:
         raise ConfigError(f"'{name}' is not a device. Say auto, cpu, cuda, cuda:1 or mps.") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,44 @@ from sagittal.train.batches import Batch, Batches
 from sagittal.train.device import autocast, memory_format
 from sagittal.train.schedule import Pace, Schedule, rate
 from sagittal.types import Array, Floats
+
+
+class Team(Protocol):
+    """Processes that train one network together, each on its device and its part of a batch."""
+
+    rank: int
+    size: int
+
+    def wrap(self, network: Network) -> nn.Module:
+        """The network as it is called in training; gradients are averaged over the team."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Send a loss back through the wrapped network."""
+        ...
+
+    def agree(self, value: tuple[int, ...]) -> tuple[int, ...]:
+        """What the first process says, so that all do the same."""
+        ...
+
+
+class Alone:
+    """A team of one."""
+
+    rank = 0
+    size = 1
+
+    def wrap(self, network: Network) -> nn.Module:
+        """The network itself."""
+        return network
+
+    def backward(self, loss: Tensor) -> None:
+        """Plain back-propagation."""
+        torch.autograd.backward(loss)
+
+    def agree(self, value: tuple[int, ...]) -> tuple[int, ...]:
+        """The value itself."""
+        return value
 
 
 @dataclass
@@ -91,8 +129,8 @@ class Loop:
     task : Task
     batches : Batches
     device : torch.device
-    backward : callable (Tensor) -> None, optional
-        How a loss is sent back; several devices bring their own.
+    team : Team, optional
+        The processes that train together; alone where not given.
     """
 
     def __init__(
@@ -101,13 +139,13 @@ class Loop:
         task: Task,
         batches: Batches,
         device: torch.device,
-        backward: Callable[[Tensor], None] | None = None,
+        team: Team | None = None,
     ) -> None:
         self.plan = plan
         self.task = task
         self.batches = batches
         self.device = device
-        self._backward = backward
+        self.team = team or Alone()
         self._scaler = torch.amp.GradScaler(device.type) if plan.train.precision == "fp16" else None
         self._format = memory_format(plan.input.dimensions, plan.train.channels_last)
 
@@ -122,14 +160,15 @@ class Loop:
         factor = rate(train, number, total)
         for group in member.optimizer.param_groups:
             group["lr"] = train.learning_rate * group["factor"] * factor
-        batch = self.batches.training(member.train, self.plan.seed, member.number, number)
+        part = (0, 1) if train.cache_features else (self.team.rank, self.team.size)
+        batch = self.batches.training(member.train, self.plan.seed, member.number, number, part=part)
         with autocast(self.device, train.precision):
             logits = self._answer(forward or member.network, batch)
         loss = self.task.loss(logits.float(), batch.target)
         member.optimizer.zero_grad(set_to_none=True)
         if self._scaler is not None:
             loss = self._scaler.scale(loss)
-        (self._backward or torch.Tensor.backward)(loss)
+        self.team.backward(loss)
         self._update(member, number)
         return float(loss.detach()) / (self._scaler.get_scale() if self._scaler is not None else 1.0)
 
@@ -217,18 +256,20 @@ def run_member(
     dict
         ``{"step", "loss", "step_s"}``; after a validation also its scores, and the row is kept in `progress`.
     """
-    train = loop.plan.train
+    train, team = loop.plan.train, loop.team
     member.network.train()
+    forward = _forward(loop, member)
     epoch = max(1, math.ceil(len(member.train) / min(train.batch, len(member.train))))
     losses: list[float] = []
+    due = _validation_interval(epoch, schedule.end, clock)
     while progress.step < schedule.end:
         start = time.perf_counter()
-        loss = loop.step(member, progress.step, schedule.total(progress.step))
+        loss = loop.step(member, progress.step, schedule.total(progress.step), forward)
         losses.append(loss)
         progress.step += 1
         clock.pace.tick(time.perf_counter() - start)
         news: dict[str, Any] = {"step": progress.step, "loss": loss, "step_s": clock.pace.step_s}
-        if progress.step % _validation_interval(epoch, schedule.end, clock) == 0 or progress.step == schedule.end:
+        if progress.step % due == 0 or progress.step == schedule.end:
             began = time.perf_counter()
             scores = loop.validate(member, targets)
             clock.validate_s = time.perf_counter() - began
@@ -241,12 +282,25 @@ def run_member(
             news["learning_rate"] = train.learning_rate * rate(train, progress.step - 1, schedule.end)
             progress.rows.append({"member": member.number, **news, "seconds": progress.spent_s})
         if not schedule.fixed and math.isfinite(clock.allowance_s):
-            _keep_time(schedule, progress, clock, epoch)
+            _keep_time(schedule, progress, clock, epoch, team)
+        if "val_loss" in news:
+            (due,) = team.agree((_validation_interval(epoch, schedule.end, clock),))
         yield news
         if train.patience and "val_loss" in news and progress.step - progress.best_step > train.patience * schedule.end:
             break
     if train.keep == "best" and member.best:
         member.result.load_state_dict(member.best)
+
+
+def _forward(loop: Loop, member: Member) -> nn.Module:
+    """The network as training calls it: shared among a team, compiled where the plan says so."""
+    if loop.plan.train.cache_features:
+        return member.network
+    forward = loop.team.wrap(member.network)
+    if loop.plan.train.compile:
+        compiled: nn.Module = torch.compile(forward)  # type: ignore[assignment]
+        return compiled
+    return forward
 
 
 def _validation_interval(epoch: int, total: int, clock: Clock) -> int:
@@ -265,13 +319,13 @@ def _remember(member: Member, progress: Progress, loss: float, keep: str) -> Non
             member.best.update({name: value.detach().clone() for name, value in member.result.state_dict().items()})
 
 
-def _keep_time(schedule: Schedule, progress: Progress, clock: Clock, epoch: int) -> None:
+def _keep_time(schedule: Schedule, progress: Progress, clock: Clock, epoch: int, team: Team) -> None:
     """Revise the total where the member would miss its allowance by more than 2 %."""
     if progress.step % max(10, min(epoch, schedule.end // 50)) or progress.step >= schedule.end:
         return
     validations = max(0.0, (schedule.end - progress.step) / _validation_interval(epoch, schedule.end, clock))
     left = clock.allowance_s - progress.spent_s - validations * clock.validate_s
-    possible = progress.step + max(1, int(left / clock.pace.step_s))
+    (possible,) = team.agree((progress.step + max(1, int(left / clock.pace.step_s)),))
     if abs(possible - schedule.end) > 0.02 * schedule.end:
         schedule.revise(progress.step, possible)
 
@@ -279,6 +333,3 @@ def _keep_time(schedule: Schedule, progress: Progress, clock: Clock, epoch: int)
 def _torch_seed(*parts: int) -> int:
     """One seed for torch's own generator, used by dropout alone."""
     return int(np.random.default_rng([*parts, 2]).integers(2**62))
-
-
-__all__ = ["Batch", "Clock", "Loop", "Member", "Progress", "follow", "make_optimizer", "run_member"]

@@ -8,7 +8,6 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from sagittal.tasks.task import Task
 from sagittal.train.batches import Batches
 from sagittal.train.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from sagittal.train.device import memory_format
-from sagittal.train.loop import Clock, Loop, Member, Progress, make_optimizer, run_member
+from sagittal.train.loop import Alone, Clock, Loop, Member, Progress, Team, make_optimizer, run_member
 from sagittal.train.schedule import Schedule
 from sagittal.types import Floats
 
@@ -84,6 +83,8 @@ class Trainer:
         Of ``time.monotonic()``; infinite without a budget.
     reporter : Reporter
     tensorboard : bool
+    team : Team, optional
+        The processes that train together; only the first of them writes files.
     """
 
     def __init__(
@@ -98,7 +99,9 @@ class Trainer:
         deadline: float,
         reporter: Reporter,
         tensorboard: bool = False,
+        team: Team | None = None,
     ) -> None:
+        self.team = team or Alone()
         self.plan, self.splits, self.store, self.targets = plan, splits, store, targets
         self.folder, self.device, self.deadline, self.reporter = folder, device, deadline, reporter
         self.seats = make_seats(plan, len(splits.folds))
@@ -116,8 +119,7 @@ class Trainer:
         KeyboardInterrupt
             After a checkpoint was written.
         """
-        done = [self._load_done(seat) for seat in self.seats] if resume else []
-        trained = [member for member in done if member is not None]
+        trained = self.finished() if resume else []
         start = load_checkpoint(self.folder / "checkpoint") if resume else None
         finished = {member.seat.number for member in trained}
         with self.reporter.track("train", 100.0) as advance:
@@ -132,6 +134,11 @@ class Trainer:
         if self._board is not None:
             self._board.close()
         return sorted(trained, key=lambda member: member.seat.number)
+
+    def finished(self) -> list[Trained]:
+        """The members that are trained already, as they lie in the folder."""
+        done = [self._load_done(seat) for seat in self.seats]
+        return [member for member in done if member is not None]
 
     def _parts(self) -> dict[int, float]:
         """Per cent of the training time that each seat is expected to take."""
@@ -151,7 +158,7 @@ class Trainer:
         train_rows, val_rows = self.store.rows(fold.train), self.store.rows(fold.val)
         task = make_task(plan, self.targets[train_rows])
         batches = Batches(self.store, self.targets, plan, self.device)
-        loop = Loop(plan, task, batches, self.device)
+        loop = Loop(plan, task, batches, self.device, self.team)
         network = self._network(plan, task, seat)
         if plan.train.cache_features:
             if seat.family not in self._fronts:
@@ -170,7 +177,8 @@ class Trainer:
         result = member.result.eval()
         logits = loop.logits(result, val_rows)
         trained = Trained(seat, result, val_rows, logits, tuple(schedule.revisions))
-        self._save_done(trained)
+        if self.team.rank == 0:
+            self._save_done(trained)
         return trained
 
     def _network(self, plan: Plan, task: Task, seat: Seat) -> Network:
@@ -207,22 +215,21 @@ class Trainer:
         fraction = progress.step / schedule.end
         advance(fraction, "")
         try:
-            with self._lock():
-                for news in run_member(loop, member, schedule, progress, clock, self.targets):
-                    now = min(progress.step / schedule.end, 1.0)
-                    advance(now - fraction, self._note(seat, news, schedule))
-                    fraction = now
-                    if "val_loss" in news:
-                        self._write_row(progress.rows[-1])
-                    if time.monotonic() - self._saved > CHECKPOINT_S:
-                        self._checkpoint(seat, member, schedule, progress)
+            for news in run_member(loop, member, schedule, progress, clock, self.targets):
+                now = min(progress.step / schedule.end, 1.0)
+                advance(now - fraction, self._note(seat, news, schedule))
+                fraction = now
+                if self.team.rank > 0:
+                    continue
+                if "val_loss" in news:
+                    self._write_row(progress.rows[-1])
+                if time.monotonic() - self._saved > CHECKPOINT_S:
+                    self._checkpoint(seat, member, schedule, progress)
         except KeyboardInterrupt:
-            self._checkpoint(seat, member, schedule, progress)
+            if self.team.rank == 0:
+                self._checkpoint(seat, member, schedule, progress)
             raise
         advance(1.0 - fraction, "")
-
-    def _lock(self) -> AbstractContextManager[Any]:
-        return nullcontext()
 
     def _note(self, seat: Seat, news: Mapping[str, Any], schedule: Schedule) -> str:
         parts = [f"member {seat.number + 1}/{len(self.seats)}", f"step {news['step']}/{schedule.end}"]

@@ -33,6 +33,7 @@ from sagittal.progress import Quiet, Reporter
 from sagittal.tasks.registry import make_task
 from sagittal.train.budget import expected_finish_s
 from sagittal.train.device import pick_device
+from sagittal.train.devices import split_devices, train_on
 from sagittal.train.members import Trained, Trainer, left_s, oof
 from sagittal.types import Floats
 
@@ -98,6 +99,7 @@ def train_model(
     resume : bool
         Go on from the last checkpoint. The budget left is that of the moment of the interruption.
     device : str
+        ``auto``, ``cpu``, ``cuda:1``, or several that train together: ``0,1``.
     workers : int
         Threads that read studies; 0 for as many as there are cores.
     tensorboard : bool
@@ -112,6 +114,7 @@ def train_model(
     """
     began = time.monotonic()
     reporter = reporter or Quiet()
+    devices = split_devices(device)
     folder.mkdir(parents=True, exist_ok=True)
     splits = _splits(dataset, plan, folder, resume)
     cases = _cases(dataset, splits)
@@ -128,12 +131,16 @@ def train_model(
         store,
         targets,
         folder=folder,
-        device=pick_device(device),
+        device=pick_device(devices[0]),
         deadline=deadline,
         reporter=reporter,
         tensorboard=tensorboard,
     )
-    trained = trainer.run(resume=resume)
+    if len(devices) > 1:
+        train_on(devices, plan, store, targets, folder=folder, deadline=deadline, resume=resume)
+        trained = trainer.finished()
+    else:
+        trained = trainer.run(resume=resume)
     model, final, logits, judged = _package(plan, fingerprint, splits, store, trained, by_id)
     model = model.save(folder / "model", overwrite=True)
     final.save(folder / "plan.json")
