@@ -42,8 +42,17 @@ def test_ct_is_in_hounsfield_units_and_columns_come_first(write_slice):
     assert (image.unit, image.modality, image.bits, image.body_part) == ("HU", "CT", 16, "CHEST")
 
 
-def test_ct_without_rescale_has_no_unit(write_slice):
-    assert read_dicom(write_slice("a.dcm", RAMP)).unit == "1"
+def test_units_come_from_the_file(write_slice):
+    rescale = {"RescaleSlope": 1, "RescaleIntercept": 0}
+    for name, fields, unit in (
+        ("ct without rescale", {}, "1"),
+        ("mr with rescale", {"Modality": "MR", **rescale}, "1"),
+        ("ct unspecified", {**rescale, "RescaleType": "US"}, "1"),
+        ("said so", {"Modality": "OT", **rescale, "RescaleType": "HU"}, "HU"),
+        ("activity", {"Modality": "PT", **rescale, "Units": "BQML"}, "Bq/ml"),
+        ("suv", {"Modality": "PT", **rescale, "Units": "GML"}, "SUV"),
+    ):
+        assert read_dicom(write_slice("a.dcm", RAMP, **fields)).unit == unit, name
 
 
 def test_monochrome1_is_inverted_over_the_stored_bits(write_slice):
@@ -288,6 +297,20 @@ def test_enhanced_multiframe_is_sorted_and_rescaled_by_frame(write_slice):
     for k, (frame, slope) in enumerate(((1, 2), (2, 3), (0, 1))):
         np.testing.assert_array_equal(image.data[0, :, :, k], frames[frame].T * float(slope))
     np.testing.assert_allclose(image.grid.affine, np.diag([3.0, 2.0, 4.0, 1.0]))
+
+
+def test_frames_with_functional_groups_but_without_position_are_a_loop(write_slice):
+    frames = np.arange(2 * 4 * 5, dtype=np.uint8).reshape(2, 4, 5)
+    groups = Sequence([Dataset(), Dataset()])
+    fields = {
+        "NumberOfFrames": 2,
+        "PixelData": frames.tobytes(),
+        "Modality": "US",
+        "PerFrameFunctionalGroupsSequence": groups,
+    }
+    image = read_dicom(write_slice("a.dcm", frames[0], **fields))
+    np.testing.assert_array_equal(image.data[0], frames.transpose(2, 1, 0))
+    assert image.grid.affine is None
 
 
 def test_copies_of_an_instance_count_once(write_series, tmp_path):

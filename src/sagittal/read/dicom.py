@@ -143,7 +143,7 @@ def _planes(header: Header) -> list[Plane]:
                 spacing=_pixel_spacing(measures, header),
                 thickness=_thickness(measures),
                 rescale=value,
-                cine=layout.frames > 1 and not groups,
+                cine=layout.frames > 1,
             )
         )
     return planes

@@ -54,7 +54,7 @@ def make_case(found: Group, root: Path) -> Case:
         name = where.with_name(stem(where)).as_posix()
         return Case(name, name, {"image": file_source(name, found.files[0])}, source=str(where))
     instance = found.dicom
-    identity = instance.series or instance.path.read_bytes()[:4096].hex()
+    identity = instance.series or _start(instance.path)
     name = f"{instance.modality.lower()}-{short_hash(identity)}"
     if len(found.files) == 1:
         source = file_source(name, found.files[0])
@@ -64,6 +64,11 @@ def make_case(found: Group, root: Path) -> Case:
         where_from = str(where.parent)
     patient = patient_key(instance.patient) if instance.patient else name
     return Case(name, patient, {"image": source}, source=where_from)
+
+
+def _start(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(4096).hex()
 
 
 def unique(cases: list[Case]) -> list[Case]:
