@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sagittal.dataset import Dataset
     from sagittal.evaluate.compare import Comparison
     from sagittal.evaluate.evidence import Evidence
+    from sagittal.model.looks import Look
     from sagittal.model.package import Model
     from sagittal.prediction import Failure, Prediction
     from sagittal.prepare.plan import Plan
@@ -244,7 +245,8 @@ def _train(
         tensorboard=options.tensorboard,
         reporter=options.reporter,
     )
-    conclude(run, dataset, reporter=options.reporter)
+    ends = started + 0.97 * made.budget_s if made.budget_s and not goes_on else time.monotonic() + 60
+    conclude(run, dataset, reporter=options.reporter, until=ends)
     # From now on the plan holds the steps that were taken: with it the same weights come out.
     save_config(folder, {**load_config(folder), "plan": "plan.json"})
     spent = time.monotonic() - started
@@ -290,7 +292,7 @@ def evaluate(
     """
     from sagittal.evaluate.cases import held_out
     from sagittal.evaluate.evidence import evaluate_model
-    from sagittal.report.page import write_report
+    from sagittal.report.conclude import write_page
 
     options = options or EvaluateOptions()
     package, loaded = _load(model, options.device)
@@ -315,15 +317,21 @@ def evaluate(
     if folder is not None:
         with writable(folder):
             evidence.save(folder)
-            write_report(evidence, folder, model=loaded, plan=loaded.plan)
+    looks: Sequence[Look] = ()
     if name == "test" and package is not None:
-        from sagittal.model.looks import record_look
+        from sagittal.model.looks import read_looks, record_look
+
+        looks = read_looks(package)
 
         scores = {
             key: value["value"] for key, value in evidence.to_json()["overall"].items() if value["value"] is not None
         }
         look = record_look(package, dataset=dataset.name, split=name, cases=len(dataset), scores=scores)
         options.reporter.say(f"look {look.number} of this model at a test set, kept in its record")
+    if folder is not None:
+        ends = time.monotonic() + (60 if options.figures else 0)
+        with writable(folder):
+            write_page(evidence, folder, loaded, dataset, each=3, reporter=options.reporter, until=ends, looks=looks)
     return evidence
 
 
