@@ -65,7 +65,7 @@ def corner_model(plan: Plan, members: int = 1) -> Model:
             torch.manual_seed(seed)
             optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
             images, targets = to_input(torch.from_numpy(arrays[:160]), plan.prepare), torch.from_numpy(truth[:160])
-            for step in range(40):
+            for step in range(25):
                 rows = torch.randperm(160)[:32] if step else torch.arange(32)
                 optimizer.zero_grad()
                 task.loss(network(images[rows]), targets[rows]).backward()

@@ -63,7 +63,7 @@ def draw_overlay(image: Image, found: Map) -> bytes:
     else:
         widths = [*[p.pixels.shape[1] / p.pixels.shape[0] / p.aspect for p in planes], 1.1]
         mosaic: Any = [[f"i{n}" for n in range(3)] + ["c"], [f"o{n}" for n in range(3)] + ["c"]]
-        places = figure.subplot_mosaic(mosaic, width_ratios=np.clip(widths, 0.6, 1.6))
+        places = figure.subplot_mosaic(mosaic, width_ratios=np.clip(widths, 0.3, 1.6))
         inputs, overlays = [places[f"i{n}"] for n in range(3)], [places[f"o{n}"] for n in range(3)]
         curves = places["c"]
     shown: Any = None
@@ -76,10 +76,13 @@ def draw_overlay(image: Image, found: Map) -> bytes:
         cover = OPACITY * np.sqrt(plane.heat)
         shown = above.imshow(plane.heat, cmap=COLOURS, vmin=0, vmax=1, alpha=cover, aspect=plane.aspect)
         below.set_title(plane.name, fontsize=9)
-    figure.colorbar(shown, ax=overlays, shrink=0.85, label=f"speaks for '{found.target}' (relative)")
-    overlays[0].set_title(f"{found.method}", fontsize=9)
+    figure.colorbar(
+        shown, ax=[*inputs, *overlays] if len(planes) > 1 else overlays, shrink=0.8, label="relative importance"
+    )
+    overlays[0].set_title(
+        f"{found.method} for '{found.target}', probability {found.probability:.2f}", fontsize=9, loc="left"
+    )
     _draw_curves(curves, found)
-    figure.suptitle(f"{found.target}: probability {found.probability:.2f}", fontsize=10)
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     return stream.getvalue()

@@ -100,8 +100,8 @@ def file_stem(case: str, method: str) -> str:
     'etc-passwd-c5c28013.gradcam'
     """
     safe = re.sub(r"[^A-Za-z0-9_-]+", "-", case).strip("-")[:80]
-    if safe != case:
-        safe = f"{safe}-{hashlib.sha256(case.encode()).hexdigest()[:8]}".strip("-")
+    if safe != case or not safe:
+        safe = f"{safe or 'case'}-{hashlib.sha256(case.encode()).hexdigest()[:8]}"
     return f"{safe}.{method}"
 
 
