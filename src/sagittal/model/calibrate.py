@@ -88,8 +88,8 @@ class Calibration:
     def apply(self, logits: Floats) -> Floats:
         """Calibrated logits, float64, in the shape given: (N, C) or (C,).
 
-        >>> Calibration("temperature", scale=(0.5, 0.5, 0.5), bias=(0, 0, 0)).apply(np.array([2.0, 0.0, -2.0]))
-        array([ 1.,  0., -1.])
+        >>> Calibration("temperature", scale=(0.5,), bias=(0.0,)).apply(np.array([-2.0, 2.0]))
+        array([-1.,  1.])
         """
         given = np.asarray(logits, dtype=np.float64)
         if self.method == "none":

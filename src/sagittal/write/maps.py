@@ -97,7 +97,7 @@ def file_stem(case: str, method: str) -> str:
     >>> file_stem("study-1", "gradcam")
     'study-1.gradcam'
     >>> file_stem("../etc/passwd", "gradcam")
-    'etc-passwd-c5c28013.gradcam'
+    'etc-passwd-7fef78f5.gradcam'
     """
     safe = re.sub(r"[^A-Za-z0-9_-]+", "-", case).strip("-")[:80]
     if safe != case or not safe:
