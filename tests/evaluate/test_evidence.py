@@ -246,6 +246,9 @@ def test_damaged_evidence_is_refused(binary, oracle, dataset_of, tmp_path):
     (tmp_path / "evidence.json").write_text(whole.replace('"resamples"', '"resample"', 1))
     with pytest.raises(ConfigError, match=r"unknown setting 'resample'. Did you mean 'resamples'\?"):
         Evidence.load(tmp_path)
+    (tmp_path / "evidence.json").write_text(whole.replace('"confidence": 0.95', '"confidence": "high"', 1))
+    with pytest.raises(ReadError, match="values of the wrong kind"):
+        Evidence.load(tmp_path)
     (tmp_path / "evidence.json").write_text(whole)
     (tmp_path / "cases.parquet").write_bytes(b"PAR1 not")
     with pytest.raises(ReadError, match="holds no evidence that can be read"):

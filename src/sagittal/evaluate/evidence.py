@@ -300,9 +300,12 @@ class Evidence:
                 f"{folder.name}: the evidence has format {values.get('format')}, this version reads up to "
                 f"{EVIDENCE_FORMAT}. Install a newer Sagittal."
             )
-        settings = Settings.from_json(values["settings"])
-        failures = tuple(Failure(**f) for f in values.get("failures", ()))
-        skipped = tuple(Skipped(**s) for s in values.get("skipped", ()))
+        try:
+            settings = Settings.from_json(values["settings"])
+            failures = tuple(Failure(**f) for f in values.get("failures", ()))
+            skipped = tuple(Skipped(**s) for s in values.get("skipped", ()))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ReadError(f"{folder.name}: evidence.json holds values of the wrong kind: {error}") from error
         return cls(rows, task or _task(settings), settings, failures, skipped)
 
 

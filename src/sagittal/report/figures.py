@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from sagittal.evaluate.evidence import Evidence
 from sagittal.metrics.decision import confusion_matrix
 from sagittal.metrics.intervals import Estimate
 from sagittal.report.words import title_of
+from sagittal.tasks.picture import wide_font
 from sagittal.types import Array, Floats
 
 if TYPE_CHECKING:
@@ -36,7 +38,6 @@ _BLUES = LinearSegmentedColormap.from_list("blues", ["#FFFFFF", "#CFE3F2", "#5FA
 MOST_CLASSES = len(COLOURS)
 
 _STYLE: Any = {
-    "font.family": "sans-serif",
     "font.size": 10.5,
     "axes.titlesize": 11.5,
     "axes.titleweight": "bold",
@@ -60,10 +61,15 @@ _STYLE: Any = {
 }
 
 
+def _style() -> Any:
+    wide = wide_font()
+    return {**_STYLE, "font.family": ["DejaVu Sans", *([wide[0]] if wide else [])]}
+
+
 @contextmanager
 def _sheet(width: float = 5.4, height: float = 4.8) -> Iterator[Figure]:
     """A new figure in the style of the report."""
-    with rc_context(_STYLE):
+    with rc_context(_style()):
         figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
@@ -72,7 +78,9 @@ def _sheet(width: float = 5.4, height: float = 4.8) -> Iterator[Figure]:
 def to_png(figure: Figure) -> bytes:
     """The figure as the bytes of a PNG; the same figure gives the same bytes."""
     stream = io.BytesIO()
-    with rc_context(_STYLE):
+    with rc_context(_style()), warnings.catch_warnings():
+        # A name in a script that no installed font has: boxes in the picture, the tables have it right.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         figure.savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()
 
@@ -83,7 +91,8 @@ def short(name: str, length: int = 24) -> str:
     >>> short("actinic keratoses and intraepithelial carcinoma")
     'actinic keratoses and i…'
     """
-    return name if len(name) <= length else name[: length - 1] + "\u2026"
+    shown = f" {name}" if name.startswith("_") else name  # matplotlib hides what begins with an underscore
+    return shown if len(shown) <= length else shown[: length - 1] + "\u2026"
 
 
 def drawn_classes(evidence: Evidence) -> tuple[str, ...]:
@@ -149,7 +158,7 @@ def pr_figure(evidence: Evidence) -> Figure:
         for colour, name in zip(COLOURS, names, strict=False):
             curve = pr_curve(evidence, name)
             label = f"{short(name)}: AP {_with_interval(_class_measure(evidence, name, 'average_precision'))}"
-            if len(curve.x):
+            if np.isfinite(curve.x).any():
                 # Where recall is gained; the area under these steps is the average precision.
                 gained = np.diff(curve.x, prepend=0) > 0
                 x, y = np.append(0.0, curve.x[gained]), np.append(curve.y[gained][:1], curve.y[gained])

@@ -154,7 +154,7 @@ def cautions(evidence: Evidence, *, synthetic: bool = False) -> list[str]:
         out.append("The images are synthetic phantoms; the figures say nothing about patients.")
     if settings.split in ("train", "val", "validation"):
         out.append(
-            f"These are {"training" if settings.split == "train" else "validation"} cases: the model was "
+            f"These are {'training' if settings.split == 'train' else 'validation'} cases: the model was "
             + ("trained on them" if settings.split == "train" else "calibrated and its operating point chosen on them")
             + ", so the figures are more favourable than on new cases."
         )

@@ -77,13 +77,40 @@ def _enlarge(plane: Array) -> Array:
     return np.ascontiguousarray(plane.repeat(factor, axis=0).repeat(factor, axis=1))
 
 
+#: Families with Chinese, Japanese and Korean signs, of which the first that is installed is used.
+_WIDE_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "Microsoft YaHei",
+    "SimHei",
+    "PingFang SC",
+    "Hiragino Sans GB",
+    "Arial Unicode MS",
+    "Droid Sans Fallback",
+)
+
+
 @cache
-def _font(size: int) -> FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic and the signs of mathematics."""
+def wide_font() -> tuple[str, str] | None:
+    """Name and file of an installed font with Chinese signs; ``None`` where there is none."""
+    from matplotlib.font_manager import fontManager
+
+    files = {entry.name: entry.fname for entry in fontManager.ttflist}
+    return next(((name, files[name]) for name in _WIDE_FONTS if name in files), None)
+
+
+@cache
+def _font(size: int, *, wide: bool) -> FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib (Latin, Greek, Cyrillic), or one with Chinese signs where installed."""
     import matplotlib
     from PIL import ImageFont
 
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+    other = wide_font() if wide else None
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(other[1] if other else path, size)
 
 
 def with_caption(pixels: Array, lines: list[str]) -> Array:
@@ -95,7 +122,7 @@ def with_caption(pixels: Array, lines: list[str]) -> Array:
     from PIL import ImageDraw
 
     size = max(13, pixels.shape[1] // 22)
-    font = _font(size)
+    font = _font(size, wide=any(ord(sign) >= 0x2E80 for line in lines for sign in line))
     step = size + 5
     height, width = pixels.shape[:2]
     sheet = Pillow.new("RGB", (max(width, 200), height + step * len(lines) + 6), "white")
