@@ -87,6 +87,12 @@ def test_bits_above_the_high_bit_are_dropped_and_the_sign_is_kept(write_slice, s
     np.testing.assert_array_equal(read_dicom(path).data[0, :, :, 0].T, values)
 
 
+def test_overlay_bits_above_unsigned_values_are_dropped(write_slice):
+    values = np.array([[0, 1], [2, 4095]], np.uint16)
+    path = write_slice("a.dcm", values | np.uint16(0x9000), BitsStored=12, HighBit=11)
+    np.testing.assert_array_equal(read_dicom(path).data[0, :, :, 0].T, values)
+
+
 def test_a_high_bit_at_the_top_shifts_the_values_down(write_slice):
     values = np.array([[1, 2], [3, 4095]], np.uint16)
     path = write_slice("a.dcm", values << 4, BitsStored=12, HighBit=15)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from sagittal.errors import ConfigError, DataError, ReadError
+from sagittal.errors import ConfigError, DataError, ReadError, SagittalError
 from sagittal.read.open_dataset import LAYOUTS, open_dataset
 from sagittal.read.studies import find_studies
 
@@ -263,6 +266,23 @@ def test_grades_are_ordinal_when_asked(clinic):
     assert (scheme.kind, scheme.classes) == ("ordinal", ("0", "1", "2"))
 
 
+def test_grades_in_words_have_the_order_of_their_scale_or_none(clinic):
+    for words, order in (
+        (("severe", "Mild", "none"), ("none", "Mild", "severe")),
+        (("III", "I", "II"), ("I", "II", "III")),
+    ):
+        text = "image,grade\n" + "".join(f"img_{n},{words[n % 3]}\n" for n in range(6))
+        assert (
+            open_dataset(clinic / "images", labels=_table(clinic / "t.csv", text), kind="ordinal").scheme.classes
+            == order
+        )
+    text = "image,grade\nimg_0,red\nimg_1,green\n"
+    with pytest.raises(
+        DataError, match=r"order of the grades in 'grade' is not known: green, red\. Put a number before"
+    ):
+        open_dataset(clinic / "images", labels=_table(clinic / "t.csv", text), kind="ordinal")
+
+
 def test_rows_without_image_and_images_without_row_are_reported(clinic):
     _table(clinic / "labels.csv", ROWS.replace("img_2", "gone").replace("img_0", "../secret"))
     dataset = open_dataset(clinic)
@@ -331,6 +351,22 @@ def test_tables_that_cannot_be_used_say_why(clinic, text, options, error, messag
     _table(clinic / "labels.csv", text)
     with pytest.raises(error, match=message):
         open_dataset(clinic, **options)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255), st.integers(1, 6)), min_size=1, max_size=5))
+def test_mutated_tables_end_in_a_data_set_or_in_our_errors(clinic, suffix, changes):
+    path = clinic / f"t.{suffix}"
+    frame = pd.DataFrame([row.split(",") for row in ROWS.split()[1:]], columns=ROWS.split(maxsplit=1)[0].split(","))
+    frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
+    raw = bytearray(path.read_bytes())
+    for place, value, length in changes:
+        at = int(place * len(raw))
+        raw[at : at + length] = bytes([value]) * length
+    path.write_bytes(bytes(raw))
+    with contextlib.suppress(SagittalError):
+        assert len(open_dataset(clinic / "images", labels=path, target="diagnosis")) > 0
 
 
 def test_ham10000(bench_data):

@@ -78,6 +78,16 @@ def test_names_of_any_script_and_long_paths(tmp_path, samples):
         np.testing.assert_array_equal(read_image(other).data, read_image(path).data)
 
 
+def test_reading_in_threads_leaves_the_warnings_as_they_were(samples):
+    import warnings
+    from concurrent.futures import ThreadPoolExecutor
+
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(read_image, [*samples.values()] * 12))
+    assert list(warnings.filters) == before
+
+
 @pytest.mark.parametrize("fraction", [0.02, 0.3, 0.6, 0.9])
 def test_cut_files_end_in_our_errors(samples, fraction):
     for suffix, path in samples.items():

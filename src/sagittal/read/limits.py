@@ -106,7 +106,34 @@ class _Hush(logging.Filter):
         return not getattr(self.inside, "depth", 0)
 
 
+class _Silence:
+    """Warnings off while any thread reads: the first to come saves the filters, the last to go restores them.
+
+    ``warnings.catch_warnings`` alone would restore the wrong filters when threads leave in another order.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.depth = 0
+        self.saved = warnings.catch_warnings()
+
+    def enter(self) -> None:
+        with self.lock:
+            if self.depth == 0:
+                self.saved = warnings.catch_warnings()
+                self.saved.__enter__()
+                warnings.simplefilter("ignore")
+            self.depth += 1
+
+    def leave(self) -> None:
+        with self.lock:
+            self.depth -= 1
+            if self.depth == 0:
+                self.saved.__exit__(None, None, None)
+
+
 _HUSH = _Hush()
+_SILENCE = _Silence()
 #: They log free header text, such as a value that does not fit its type.
 _LOGGERS = ("pydicom", "nibabel.global", "tifffile")
 
@@ -116,11 +143,11 @@ def _hushed() -> Iterator[None]:
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_HUSH)  # a filter that is there already is not added again
     _HUSH.inside.depth = getattr(_HUSH.inside, "depth", 0) + 1
+    _SILENCE.enter()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
+        _SILENCE.leave()
         _HUSH.inside.depth -= 1
 
 

@@ -19,6 +19,25 @@ _NO = frozenset({"0", "false", "no", "n", "negative", "neg", "absent"})
 _NEGATIVE = frozenset(
     {*_NO, "normal", "benign", "healthy", "control", "none", "no finding", "unremarkable", "non", "ctrl"}
 )
+#: Words of grades from least to most; each row is one scale.
+_SCALES = (
+    (
+        "none",
+        "absent",
+        "normal",
+        "minimal",
+        "trace",
+        "mild",
+        "slight",
+        "moderate",
+        "marked",
+        "severe",
+        "very severe",
+        "critical",
+    ),
+    ("low", "medium", "intermediate", "high", "very high"),
+    ("i", "ii", "iii", "iv", "v", "vi"),
+)
 #: More classes than this in a column without repetition are measurements or names.
 _MOST_CLASSES = 200
 
@@ -55,7 +74,7 @@ def scheme_of(values: Sequence[str], target: str, kind: str | None = None) -> tu
         return scheme_of_columns({target: values}, target)
     if kind == "multilabel" or (kind is None and any("|" in cell for cell in known)):
         return _many(cells, target)
-    names = sort_classes(set(known), ordinal=kind == "ordinal")
+    names = sort_grades(set(known), target) if kind == "ordinal" else sort_classes(set(known))
     _check_classes(names, known, target)
     chosen = kind or ("binary" if len(names) == 2 else "multiclass")
     if chosen == "binary" and len(names) > 2:
@@ -133,14 +152,37 @@ def _check_classes(names: Sequence[str], known: Sequence[str], target: str) -> N
         )
 
 
-def sort_classes(names: Iterable[str], *, ordinal: bool = False) -> list[str]:
+def sort_grades(names: Iterable[str], target: str) -> list[str]:
+    """Grades from least to most: by their numbers, or by the words of a common scale.
+
+    Raises
+    ------
+    DataError
+        If neither says which grade is more.
+
+    >>> sort_grades({"KL 10", "KL 2"}, "grade"), sort_grades({"Severe", "mild", "moderate"}, "grade")
+    (['KL 2', 'KL 10'], ['mild', 'moderate', 'Severe'])
+    """
+    given = sorted(names)
+    if all(re.search(r"\d", name) for name in given):
+        return sorted(given, key=_natural)
+    for scale in _SCALES:
+        if all(name.lower() in scale for name in given):
+            return sorted(given, key=lambda name: scale.index(name.lower()))
+    raise DataError(
+        f"the order of the grades in '{target}' is not known: {', '.join(given[:8])}. Put a number before each, from "
+        "least to most, such as '1 mild'."
+    )
+
+
+def sort_classes(names: Iterable[str]) -> list[str]:
     """Class names in their natural order; of two, the one that means "no" comes first.
 
     >>> sort_classes({"10", "9", "1"}), sort_classes({"abnormal", "normal"})
     (['1', '9', '10'], ['normal', 'abnormal'])
     """
     ordered = sorted(names, key=_natural)
-    if len(ordered) == 2 and not ordinal and _is_negative(ordered[1]) and not _is_negative(ordered[0]):
+    if len(ordered) == 2 and _is_negative(ordered[1]) and not _is_negative(ordered[0]):
         ordered.reverse()
     return ordered
 
