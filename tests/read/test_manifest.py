@@ -29,7 +29,7 @@ def make_table(folder: Path, *, missing: bool = False) -> Path:
         pixels = rng.integers(0, 255, (6, 5), dtype=np.uint8)
         Pillow.fromarray(pixels).save(folder / "bilder" / f"ä{n}.png")
         label = "" if n == 3 else ("benign", "malignant")[n % 2]
-        rows.append((f"bilder/ä{n}.png", label, f"patient {n // 2}", "" if n == 1 else 40 + n, "FM"[n % 2], "a|b"[n % 2]))
+        rows.append((f"bilder/ä{n}.png", label, f"patient {n // 2}", "" if n == 1 else 40 + n, "FM"[n % 2], "ab"[n % 2]))
     if missing:
         rows.append(("bilder/gone.png", "benign", "patient 9", 50, "F", "a"))
     table = folder / "labels.csv"
