@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -71,7 +72,8 @@ def write_predictions(answers: Sequence[Prediction | Failure], path: Path) -> No
         _write(rows, part, path.suffix.lower())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise ResourceError(
             f"{path}: cannot be written: {error.strerror or error}. Write elsewhere with -o."
         ) from error
