@@ -98,3 +98,17 @@ def test_dense_head_comes_later() -> None:
 def test_head_without_outputs_is_refused() -> None:
     with pytest.raises(ConfigError, match="one output or more, not 0"):
         Head("vector", 0)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_mean_max_pooling_sees_a_single_bright_place(dimensions: int) -> None:
+    maps = torch.zeros(1, 4, *[16] * dimensions)
+    maps[(0, 2, *[5] * dimensions)] = 1.0
+    pooled = pool(maps, "mean-max")
+    assert pooled.shape == (1, 8)
+    assert pooled[0, 6] == 1.0
+    assert pooled[0, 2] < 0.01
+    plan = NetworkPlan("resnet-small", 8, (1,), pooling="mean-max")
+    network = build_network(plan, channels=1, dimensions=dimensions, head=Head("vector", 3)).eval()
+    image = torch.randn(2, 1, *[16] * dimensions)
+    torch.testing.assert_close(network(image), network.classify_features(network.feature_map(image)))

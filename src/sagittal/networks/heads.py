@@ -15,6 +15,8 @@ from sagittal.prepare.plan import NetworkPlan
 
 TABLE_FEATURES = 32
 
+Pooling = Literal["mean", "mean-max"]
+
 
 @dataclass(frozen=True)
 class Head:
@@ -58,7 +60,14 @@ class Network(nn.Module):
     """
 
     def __init__(
-        self, encoder: nn.Module, outputs: int, *, dropout: float = 0.0, table: int = 0, frozen: bool = False
+        self,
+        encoder: nn.Module,
+        outputs: int,
+        *,
+        dropout: float = 0.0,
+        table: int = 0,
+        frozen: bool = False,
+        pooling: Pooling = "mean",
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -66,11 +75,13 @@ class Network(nn.Module):
         self.outputs = outputs
         self.columns = table
         self.frozen = frozen
+        self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
         self.table: nn.Module | None = None
         if table:
             self.table = nn.Sequential(nn.Linear(table, TABLE_FEATURES), nn.ReLU(), nn.Dropout(dropout))
-        self.output = nn.Linear(self.features + (TABLE_FEATURES if table else 0), outputs)
+        pooled = self.features * (2 if pooling == "mean-max" else 1)
+        self.output = nn.Linear(pooled + (TABLE_FEATURES if table else 0), outputs)
 
     def forward(self, image: Tensor, table: Tensor | None = None) -> Tensor:
         """Logits (N, outputs) of images (N, C, H, W) or (N, C, D, H, W) and, where asked for, table rows (N, T)."""
@@ -95,7 +106,10 @@ class Network(nn.Module):
         DataError
             If the network was made for a table of another width.
         """
-        pooled = self.dropout(pool(feature_map))  # (N, F)
+        return self._classify(pool(feature_map, self.pooling), table)
+
+    def _classify(self, pooled: Tensor, table: Tensor | None) -> Tensor:
+        pooled = self.dropout(pooled)  # (N, F) or (N, 2 F)
         given = 0 if table is None else table.shape[1]
         if given != self.columns:
             raise DataError(f"the network was made for {self.columns} table columns, this case has {given}")
@@ -115,7 +129,7 @@ class Network(nn.Module):
             If training changes every part of the network.
         """
         if self.frozen:
-            return self.embed(image)
+            return pool(self.feature_map(image), self.pooling)
         if not hasattr(self.encoder, "front"):
             raise ConfigError(
                 "train.cache_features is for networks with a part that is not trained; this one is trained from its first layer"
@@ -125,8 +139,9 @@ class Network(nn.Module):
 
     def finish(self, front: Tensor, table: Tensor | None = None) -> Tensor:
         """Logits (N, outputs) from what :meth:`front` gave: ``finish(front(image)) == forward(image)``."""
-        features = front[:, :, None, None] if self.frozen else self.encoder.back(front)  # type: ignore[operator]
-        return self.classify_features(features, table)
+        if self.frozen:
+            return self._classify(front, table)
+        return self.classify_features(self.encoder.back(front), table)  # type: ignore[operator]
 
     def train(self, mode: bool = True) -> Network:
         """Switch to training; a frozen encoder keeps its statistics."""
@@ -136,9 +151,15 @@ class Network(nn.Module):
         return self
 
 
-def pool(feature_map: Tensor) -> Tensor:
-    """Mean of a feature map (N, F, ...) over space: (N, F) float32."""
-    return feature_map.float().mean(dim=tuple(range(2, feature_map.ndim)))
+def pool(feature_map: Tensor, pooling: Pooling = "mean") -> Tensor:
+    """A feature map (N, F, ...) without its space, float32: its mean (N, F), or mean and maximum (N, 2 F).
+
+    The maximum keeps a small finding in a large image, which the mean thins out.
+    """
+    space = tuple(range(2, feature_map.ndim))
+    values = feature_map.float()
+    mean = values.mean(dim=space)
+    return mean if pooling == "mean" else torch.cat([mean, values.amax(dim=space)], dim=1)
 
 
 def build_network(
@@ -174,4 +195,4 @@ def build_network(
     if weights:
         load_pretrained(encoder, plan)
     frozen = tune(encoder, plan.tuning)
-    return Network(encoder, head.outputs, dropout=plan.dropout, table=table, frozen=frozen)
+    return Network(encoder, head.outputs, dropout=plan.dropout, table=table, frozen=frozen, pooling=plan.pooling)

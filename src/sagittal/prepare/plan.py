@@ -139,6 +139,8 @@ class NetworkPlan:
         By how much the first layer shrinks the image.
     dropout, drop_path : float
         Probability of dropping a feature before the head, or a residual branch.
+    pooling : {"mean", "mean-max"}
+        How the last feature map becomes a vector; the maximum keeps small findings.
     pretrained : str, optional
         ``package``, ``folder:PATH``, ``hub:NAME`` or ``None`` for random weights.
     tuning : {"full", "linear", "lora"}
@@ -151,6 +153,7 @@ class NetworkPlan:
     stem_stride: int = 1
     dropout: float = 0.0
     drop_path: float = 0.0
+    pooling: Literal["mean", "mean-max"] = "mean"
     pretrained: str | None = None
     tuning: Literal["full", "linear", "lora"] = "full"
 

@@ -104,12 +104,12 @@ def _plan(base: Plan, fingerprint: Fingerprint, rung: _Rung, why: dict[str, str]
         augment=_augment(fingerprint, why),
         network=rung.network,
         train=train,
-        companions=_companions(fingerprint, train, why),
+        companions=_companions(fingerprint, why),
         why=why,
     )
 
 
-def _companions(fingerprint: Fingerprint, train: TrainPlan, why: dict[str, str]) -> tuple[CompanionPlan, ...]:
+def _companions(fingerprint: Fingerprint, why: dict[str, str]) -> tuple[CompanionPlan, ...]:
     """Networks on fixed measures of shape and texture: they learn from few cases, in seconds."""
     if fingerprint.cases > MOST_FOR_MEASURES:
         return ()
@@ -118,11 +118,10 @@ def _companions(fingerprint: Fingerprint, train: TrainPlan, why: dict[str, str])
         learning_rate=3e-3,
         weight_decay=0.1,
         schedule="one-cycle",
-        epochs=60,
+        epochs=40,
         batch=64,
-        class_weights=train.class_weights,
         cache_features=True,
-        mixup=0.4,
+        mixup=0.2,
     )
     return (CompanionPlan(NetworkPlan("descriptors", 64, (), dropout=0.3), measured, repeats=3),)
 
@@ -265,7 +264,9 @@ def _augment(fingerprint: Fingerprint, why: dict[str, str]) -> AugmentPlan:
             flip=flip,
             rotate_deg=20,
             scale=0.15,
-            translate=0.08,
+            shear=0.1,
+            translate=0.07,
+            permute=shape and not lateral,
             brightness=0.0 if shape else 0.1,
             contrast=0.0 if shape else 0.15,
             noise=0.05,
@@ -296,6 +297,7 @@ def _flips(fingerprint: Fingerprint) -> tuple[int, ...]:
 
 
 def _weighted(train: TrainPlan, fingerprint: Fingerprint, why: dict[str, str]) -> TrainPlan:
+    """Class weights by how much the classes differ in number."""
     counts = [n for n in fingerprint.classes.values() if n]
     ratio = max(counts) / min(counts)
     undone = "calibration undoes the tilt of the probabilities"
@@ -347,27 +349,26 @@ def _rungs_2d(fingerprint: Fingerprint, wishes: Wishes) -> list[_Rung]:
 
 def _rungs_3d(fingerprint: Fingerprint, wishes: Wishes) -> list[_Rung]:
     longest = max(axis.median for axis in fingerprint.size)
-    train = TrainPlan(learning_rate=2e-3, weight_decay=0.02, epochs=40, batch=32, label_smoothing=0.05, averaging=0.999)
-    rungs: list[_Rung] = []
-    sides = [s for s in (96, 64, 48, 28) if s <= longest * 1.2] or [28]
-    for side in sides:
-        scale = side / longest
-        size = tuple(max(8, 4 * math.ceil(axis.median * scale / 4)) if side != 28 else 28 for axis in fingerprint.size)
-        stride = 2 if side <= 64 else 4
-        rungs.append(
-            _Rung(
-                size,
-                NetworkPlan("resnet-small", 32, (2, 2, 2), stem_stride=stride, dropout=0.1),
-                train,
-                f"about {side} voxels a side",
-            )
-        )
-    last = rungs[-1]
-    rungs.append(
-        replace(
-            last,
-            network=replace(last.network, width=16, depth=(1, 1, 1)),
-            reason=f"{last.reason}, narrow: what the budget holds",
-        )
+    train = TrainPlan(
+        learning_rate=2e-3,
+        weight_decay=0.05,
+        schedule="one-cycle",
+        epochs=round(float(np.clip(30_000 / fingerprint.cases, 8, 60))),
+        batch=32 if fingerprint.cases > 400 else 16,
+        label_smoothing=0.05,
+        averaging=0.98,
     )
+    rungs: list[_Rung] = []
+    for side in [s for s in (96, 64, 48, 28) if s <= longest * 1.2] or [28]:
+        network = NetworkPlan("resnet-small", 64, (2, 2), stem_stride=4, dropout=0.2, pooling="mean-max")
+        rungs.append(_Rung(_volume_size(fingerprint, side), network, train, f"about {side} voxels a side"))
+    last = rungs[-1]
+    narrow = replace(last.network, width=32, depth=(1, 1))
+    rungs.append(replace(last, network=narrow, reason=f"{last.reason}, narrow: what the budget holds"))
     return rungs
+
+
+def _volume_size(fingerprint: Fingerprint, side: int) -> tuple[int, ...]:
+    """Sizes in the shape of the median study, the longest `side`, each a multiple of the stem's stride."""
+    longest = max(axis.median for axis in fingerprint.size)
+    return tuple(max(8, 4 * math.ceil(axis.median * side / longest / 4)) for axis in fingerprint.size)
