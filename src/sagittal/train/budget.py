@@ -25,6 +25,8 @@ from sagittal.train.loop import make_optimizer
 
 #: Part of the budget that timing may take.
 PROBE_PART = 0.04
+#: Part of the budget kept for explanations in the report.
+MAPS_PART = 0.05
 #: Part of the budget that companions may take with all their repeats; twice that with one.
 COMPANION_PART = 0.15
 #: Seconds that calibration, evidence and the report's figures take whatever the data.
@@ -237,7 +239,8 @@ def finish_s(plan: Plan, fingerprint: Fingerprint, speed: Speed) -> float:
     members = plan.split.folds * plan.split.repeats
     answers = 2 * speed.forward_case_s * fingerprint.cases
     maps = 6 * 90 * speed.forward_case_s * members
-    return FINISH_S + answers + maps
+    # Explanations are drawn as long as there is time; they may not take it from training.
+    return FINISH_S + answers + min(maps, MAPS_PART * (plan.budget_s or math.inf))
 
 
 def expected_finish_s(plan: Plan, fingerprint: Fingerprint) -> float:
