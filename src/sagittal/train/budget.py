@@ -25,6 +25,8 @@ from sagittal.train.loop import make_optimizer
 
 #: Part of the budget that timing may take.
 PROBE_PART = 0.04
+#: Seconds of timing beyond which compiling is tried on a GPU.
+COMPILE_S = 20.0
 #: Part of the budget kept for explanations in the report.
 MAPS_PART = 0.05
 #: Part of the budget that companions may take with all their repeats; twice that with one.
@@ -44,6 +46,7 @@ class Speed:
     precision: Precision
     channels_last: bool
     memory_mb: float
+    compiled: bool = False
 
 
 def measure_speed(plan: Plan, *, device: torch.device, limit_s: float) -> Speed:
@@ -70,7 +73,15 @@ def measure_speed(plan: Plan, *, device: torch.device, limit_s: float) -> Speed:
     return best
 
 
-def _time_form(plan: Plan, device: torch.device, precision: Precision, channels_last: bool, limit_s: float) -> Speed:
+def _time_form(
+    plan: Plan,
+    device: torch.device,
+    precision: Precision,
+    channels_last: bool,
+    limit_s: float,
+    *,
+    compiled: bool = False,
+) -> Speed:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         task: Task = make_task(plan)
@@ -98,6 +109,7 @@ def _time_form(plan: Plan, device: torch.device, precision: Precision, channels_
         synchronise(device)
         forward = (time.perf_counter() - start) / batch
         network.train()
+        call = torch.compile(network) if compiled else network
         times: list[float] = []
         began = time.perf_counter()
         while len(times) < 12 and (not times or time.perf_counter() - began < limit_s):
@@ -107,7 +119,7 @@ def _time_form(plan: Plan, device: torch.device, precision: Precision, channels_
             else:
                 image = augment(to_input(raw, plan.prepare), plan.augment, np.random.default_rng(len(times)))
                 with autocast(device, precision):
-                    logits = network(image.contiguous(memory_format=format_), table)
+                    logits = call(image.contiguous(memory_format=format_), table)
             loss = task.loss(logits.float(), target)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
@@ -117,7 +129,7 @@ def _time_form(plan: Plan, device: torch.device, precision: Precision, channels_
     # The first step pays for set-up; the median of the rest is what a run sees.
     step = float(np.median(times[1:])) if len(times) > 1 else times[0]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
-    return Speed(step, forward, precision, channels_last, peak)
+    return Speed(step, forward, precision, channels_last, peak, compiled)
 
 
 def fit_to_budget(
@@ -203,7 +215,7 @@ def _as_measured(plan: Plan, speed: Speed) -> Plan:
     train = plan.train
     why = dict(plan.why)
     if "set by the user" not in why.get("train.precision", ""):
-        train = replace(train, precision=speed.precision, channels_last=speed.channels_last)
+        train = replace(train, precision=speed.precision, channels_last=speed.channels_last, compile=speed.compiled)
         why["train.precision"] = (
             f"{speed.precision} is the fastest here: {1000 * speed.step_s:.0f} ms a step of {train.batch}"
         )
