@@ -159,7 +159,7 @@ def test_equal_pixels_in_two_splits_and_of_two_patients():
 def test_equal_values_of_another_shape_are_no_copy():
     cases = balanced()
     values = pixels(0)
-    cases[7] = case(7, "malignant", reader=partial(read, values.reshape(1, 5, 6, 1)))
+    cases[7] = case(7, "malignant", reader=partial(read, np.ascontiguousarray(values.T).reshape(1, 6, 5, 1).T))
     assert not check(cases).codes()
 
 

@@ -432,6 +432,8 @@ def test_medmnist_of_several_labels_and_of_grades(tmp_path):
     )
     assert (several.scheme.kind, several.scheme.classes[13]) == ("multilabel", "hernia")
     np.testing.assert_array_equal(several.cases[13].truth.values, np.eye(14)[13])
+    unknown = open_dataset(_save(tmp_path / "chestmnist.npz", np.eye(14, dtype=int) - np.eye(14, k=1, dtype=int)))
+    np.testing.assert_array_equal(unknown.cases[0].truth.values[:3], [1, np.nan, 0])
     grades = open_dataset(_save(tmp_path / "retinamnist.npz", [[0], [4], [2]], shape=(5, 7, 3)))
     assert (grades.scheme.kind, grades.scheme.classes) == ("ordinal", ("0", "1", "2", "3", "4"))
     assert grades.cases[0].image().data.shape == (3, 7, 5, 1)

@@ -29,7 +29,9 @@ def make_table(folder: Path, *, missing: bool = False) -> Path:
         pixels = rng.integers(0, 255, (6, 5), dtype=np.uint8)
         Pillow.fromarray(pixels).save(folder / "bilder" / f"ä{n}.png")
         label = "" if n == 3 else ("benign", "malignant")[n % 2]
-        rows.append((f"bilder/ä{n}.png", label, f"patient {n // 2}", "" if n == 1 else 40 + n, "FM"[n % 2], "ab"[n % 2]))
+        rows.append(
+            (f"bilder/ä{n}.png", label, f"patient {n // 2}", "" if n == 1 else 40 + n, "FM"[n % 2], "ab"[n % 2])
+        )
     if missing:
         rows.append(("bilder/gone.png", "benign", "patient 9", 50, "F", "a"))
     table = folder / "labels.csv"
@@ -131,7 +133,9 @@ def test_data_that_moved_away_is_told(tmp_path: Path) -> None:
     dataset = open_dataset(make_table(tmp_path / "data"), target="diagnosis")
     write_manifest(dataset, tmp_path / "manifest")
     shutil.move(tmp_path / "data", tmp_path / "elsewhere")
-    with pytest.raises(ReadError, match="neither where they were nor beside it; put them back, or make the manifest again"):
+    with pytest.raises(
+        ReadError, match="neither where they were nor beside it; put them back, or make the manifest again"
+    ):
         read_manifest(tmp_path / "manifest")
 
 

@@ -85,7 +85,8 @@ def _transfer_syntax(file: IO[bytes]) -> tuple[str, int]:
         group = struct.unpack("<H", start[:2])[0] if len(start) >= 8 else 0
         if group not in {2, 8}:
             raise ReadError("not a DICOM file: no 'DICM' mark at byte 128")
-    syntax = EXPLICIT_LITTLE if start[4:6].isalpha() and start[4:6].isupper() else _IMPLICIT
+    explicit = start[4:6].isalpha() and start[4:6].isupper() and position == 0
+    syntax = EXPLICIT_LITTLE if explicit else _IMPLICIT
     file.seek(position)
     while len(head := file.read(8)) == 8:
         group, element, vr, length = struct.unpack("<HH2sH", head)
