@@ -482,6 +482,8 @@ def _member(plan: Plan, data: bytes, name: str) -> Network:
                 f"{tuple(expected[key].shape)}"
             )
     network.load_state_dict(state)
+    if plan.input.dimensions == 2:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.eval().requires_grad_(False)
 
 
