@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import stat
 import struct
 import time
@@ -24,8 +25,10 @@ from safetensors.torch import save
 
 from sagittal.errors import ConfigError, PackageError, ResourceError
 from sagittal.model import archive
+from sagittal.model.calibrate import Calibration
 from sagittal.model.looks import looks_path, read_looks, record_look
 from sagittal.model.package import IntendedUse, Model
+from sagittal.networks.encoder import ENCODERS
 from sagittal.prepare.arrays import to_input
 from sagittal.prepare.plan import CompanionPlan, DecidePlan, NetworkPlan
 
@@ -683,3 +686,59 @@ def test_calibration_and_points_follow_the_plan(make_model, toy):
         assert model.calibration.method == method
         assert model.operating_point.name == "youden"
         assert model.conformal.confidence == 0.8
+
+
+# Every family of networks
+
+
+@pytest.mark.parametrize("name", sorted(set(ENCODERS) - {"transformers"}))
+def test_every_network_comes_back(tmp_path, toy, name):
+    base = toy.flat_plan()
+    plan = replace(
+        base,
+        network=NetworkPlan(name=name, width=8, depth=(1, 1)),
+        prepare=replace(base.prepare, size=(32, 32)),
+        input=replace(base.input, channels=3),
+    )
+    network = toy.network_of(plan)
+    Model("net", plan, (network,), Calibration(), ()).save(tmp_path / "m.sagittal")
+    again = Model.load(tmp_path / "m.sagittal")
+    arrays = toy.stored_arrays(plan, 2)
+    with torch.inference_mode():
+        expected = network(to_input(torch.from_numpy(arrays), plan.prepare)).numpy()
+    np.testing.assert_allclose(again.logits(arrays), expected, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("default")  # transformers warns of its own matters
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_a_network_from_a_folder_needs_the_folder_no_more(tmp_path, toy, tuning):
+    transformers = pytest.importorskip("transformers")
+    if tuning == "lora":
+        pytest.importorskip("peft")
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    )
+    transformers.ViTModel(config).save_pretrained(tmp_path / "vit")
+    base = toy.flat_plan()
+    plan = replace(
+        base,
+        network=NetworkPlan(name="transformers", pretrained=f"folder:{tmp_path / 'vit'}", tuning=tuning),
+        prepare=replace(base.prepare, size=(32, 32)),
+    )
+    network = toy.network_of(plan)
+    arrays = toy.stored_arrays(plan, 2)
+    with torch.inference_mode():
+        expected = network(to_input(torch.from_numpy(arrays), plan.prepare)).numpy()
+    Model("vit", plan, (network,), Calibration(), ()).save(tmp_path / "m.sagittal")
+    shutil.rmtree(tmp_path / "vit")
+    again = Model.load(tmp_path / "m.sagittal")
+    np.testing.assert_allclose(again.logits(arrays), expected, atol=1e-5)
+
+    files = files_of(tmp_path / "m.sagittal")
+    config = {**json.loads(files["encoder-0.json"]), "auto_map": {"AutoModel": "evil.Model"}}
+    bad = {**files, "encoder-0.json": archive.json_bytes(config)}
+    with pytest.raises(PackageError, match="holds 'auto_map'"):
+        Model.load(reseal(tmp_path / "m.sagittal", bad, tmp_path / "bad.sagittal"))
+    del files["encoder-0.json"]
+    with pytest.raises(PackageError, match=r"'encoder-0.json' is missing"):
+        Model.load(reseal(tmp_path / "m.sagittal", files, tmp_path / "bad.sagittal"))

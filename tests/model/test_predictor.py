@@ -250,6 +250,10 @@ def test_a_lone_volume_gets_the_same_answer(make_model, toy):
     together = model.logits(arrays[:5], tables)
     alone = np.concatenate([model.logits(arrays[n : n + 1], tables[n : n + 1]) for n in range(5)])
     np.testing.assert_allclose(alone, together, atol=1e-5)
+    predictor = model.predictor
+    for copies in (1, 2):  # whichever way was found faster
+        predictor._learned["copies"] = copies
+        np.testing.assert_allclose(predictor.logits(arrays[:1], tables[:1]), together[:1], atol=1e-5)
 
 
 def test_the_table_matters_and_may_miss_values(make_model, toy):

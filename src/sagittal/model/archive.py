@@ -42,7 +42,7 @@ MAX_FILES = 128
 MAX_JSON_DEPTH = 32
 
 _PLAIN = {INDEX, SEAL, "plan.json", "calibration.json", "operating.json", "conformal.json", "gate.json", "data.json"}
-_NAMES = re.compile(r"gate\.safetensors|README\.md|weights-(0|[1-9]\d?)\.safetensors")
+_NAMES = re.compile(r"gate\.safetensors|README\.md|weights-(0|[1-9]\d?)\.safetensors|encoder-(0|[1-9]\d?)\.json")
 
 
 def is_allowed(name: str) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import platform
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -26,9 +28,10 @@ from sagittal.model.gate import Gate, fit_gate
 from sagittal.model.operating import OperatingPoint, all_points, default_point
 from sagittal.model.predictor import Predictor
 from sagittal.networks.heads import Network, build_network
+from sagittal.networks.pretrained import TransformersEncoder
 from sagittal.prediction import Failure, Prediction
 from sagittal.prepare.arrays import table_width
-from sagittal.prepare.plan import Plan
+from sagittal.prepare.plan import NetworkPlan, Plan
 from sagittal.progress import Reporter
 from sagittal.tasks.registry import make_task
 from sagittal.tasks.task import Task
@@ -38,6 +41,9 @@ from sagittal.types import Array, Floats
 DTYPES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
 
 NOT_STATED = "not stated"
+
+#: Entries of a transformers configuration that name code, paths or other formats of weights.
+_NOT_ARCHITECTURE = {"auto_map", "_name_or_path", "name_or_path", "quantization_config", "custom_pipelines"}
 
 
 @dataclass(frozen=True)
@@ -333,6 +339,8 @@ class Model:
         for n, member in enumerate(self.members):
             state = {k: v.detach().cpu().contiguous().clone() for k, v in member.state_dict().items()}
             files[f"weights-{n}.safetensors"] = save(state)
+            if isinstance(member.encoder, TransformersEncoder):
+                files[f"encoder-{n}.json"] = archive.json_bytes(_architecture(member.encoder))
         if self.conformal is not None:
             files["conformal.json"] = archive.json_bytes(self.conformal.to_json())
         if self.gate is not None:
@@ -416,10 +424,7 @@ class Model:
             gate = Gate.from_parts(read("gate.json"), {k: v.numpy() for k, v in arrays.items()})
             if len(gate.spaces) != count:
                 raise PackageError(f"gate.json: knows {len(gate.spaces)} networks of {count}")
-        members = tuple(
-            _member(plan.families[f], files[f"weights-{n}.safetensors"], f"weights-{n}.safetensors").to(device)
-            for n, f in enumerate(families)
-        )
+        members = tuple(_member(plan.families[f], files, n).to(device) for n, f in enumerate(families))
         return cls(
             name=name,
             plan=plan,
@@ -458,12 +463,36 @@ def read_tensors(data: bytes, name: str) -> dict[str, Tensor]:
     return state
 
 
-def _member(plan: Plan, data: bytes, name: str) -> Network:
-    state = read_tensors(data, name)
+def _architecture(encoder: TransformersEncoder) -> dict[str, Any]:
+    """The configuration that the transformers library builds an encoder from."""
+    values: dict[str, Any] = json.loads(encoder.body.config.to_json_string(use_diff=False))
+    return {key: value for key, value in values.items() if key not in _NOT_ARCHITECTURE}
+
+
+@contextmanager
+def _self_contained(plan: NetworkPlan, files: Mapping[str, bytes], number: int) -> Iterator[NetworkPlan]:
+    """The plan of a network, with the architecture from the package where it came from a folder or hub once."""
+    if plan.name != "transformers":
+        yield plan
+        return
+    name = f"encoder-{number}.json"
+    if name not in files:
+        raise PackageError(f"the file {name!r} is missing")
+    if foreign := sorted(_NOT_ARCHITECTURE & set(archive.parse_json(files[name], name))):
+        raise PackageError(f"{name}: holds '{foreign[0]}', which is no part of an architecture")
+    with tempfile.TemporaryDirectory(prefix="sagittal-") as folder:
+        (Path(folder) / "config.json").write_bytes(files[name])
+        yield replace(plan, pretrained=f"folder:{folder}")
+
+
+def _member(plan: Plan, files: Mapping[str, bytes], number: int) -> Network:
+    name = f"weights-{number}.safetensors"
+    state = read_tensors(files[name], name)
     head = make_task(plan).head
-    with torch.random.fork_rng(devices=[]):  # building draws weights that are replaced at once
+    # Building draws weights that are replaced at once.
+    with torch.random.fork_rng(devices=[]), _self_contained(plan.network, files, number) as network_plan:
         network = build_network(
-            plan.network,
+            network_plan,
             channels=plan.input.channels,
             dimensions=plan.input.dimensions,
             head=head,
