@@ -322,7 +322,6 @@ def evaluate(
         from sagittal.model.looks import read_looks, record_look
 
         looks = read_looks(package)
-
         scores = {
             key: value["value"] for key, value in evidence.to_json()["overall"].items() if value["value"] is not None
         }
@@ -471,15 +470,23 @@ def report(folder: str | Path) -> Path:
 def info(thing: str | Path, *, target: str | None = None, options: ReadOptions | None = None) -> dict[str, Any]:
     """Facts about a model, a run or a source."""
     from sagittal.model.find import is_model
-    from sagittal.report.facts import describe_dataset, describe_model, describe_run
 
     path = Path(thing)
     if (path / CONFIG).is_file() and (path / "plan.json").is_file() and not (path / "model").exists():
+        from sagittal.report.facts import describe_run
+
         return {"run": str(path), "state": "not finished: go on with sagittal train --resume", **describe_run(path)}
     if is_model(path):
+        from sagittal.model.looks import read_looks
+        from sagittal.report.facts import describe_model, describe_run
+
         package, loaded = _load(path, "cpu")
-        facts = describe_model(loaded)
-        return {"run": str(path), **describe_run(path), **facts} if package != path else {"model": str(path), **facts}
+        looks = () if package is None else read_looks(package)
+        shown = [f"{look.at} {look.dataset} {look.split} ({look.cases} cases)" for look in looks]
+        facts = {**describe_model(loaded), "looks at test data": shown}
+        return {"run" if package != path else "model": str(path), **describe_run(path), **facts}
+    from sagittal.report.facts import describe_dataset
+
     return describe_dataset(_open(thing, target, options or ReadOptions(), Quiet()))
 
 

@@ -72,9 +72,7 @@ def test_abstention_and_failure_are_told_apart() -> None:
 def test_tables_hold_a_row_a_study_in_their_order(ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"antworten{ending}"
     write_predictions(answers(), path)
-    table = (
-        pd.read_parquet(path) if ending == ".parquet" else pd.read_csv(path, sep="\t" if ending == ".tsv" else ",")
-    )
+    table = pd.read_parquet(path) if ending == ".parquet" else pd.read_csv(path, sep="\t" if ending == ".tsv" else ",")
     assert table["case"].tolist() == ["a", "b", "c"]
     assert table["p_melanoma, in situ"].iloc[0] == 0.7
     assert table["conformal_set"].iloc[0] == "melanoma, in situ|nævus"

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from sagittal.cli.command import Desk, command
+from sagittal.cli.exits import Exit
 from sagittal.cli.flags import Device, ModelPath, Studies, flag, names
 
 
@@ -43,3 +46,9 @@ def explain(
         reporter=desk.reporter,
     )
     desk.answer(rows, explanations_text(rows))
+    failures = [row for row in rows if "error" in row]
+    if failures:
+        desk.complain(f"{len(failures)} studies could not be explained:")
+        for row in failures:
+            desk.complain(f"  {row['error']}")
+        raise typer.Exit(Exit.DATA)

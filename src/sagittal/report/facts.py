@@ -49,6 +49,16 @@ def describe_model(model: Model) -> dict[str, Any]:
         "network": made.network.name,
         "members": len(model.members),
         "clinical columns": [column.name for column in made.input.table],
+        "calibration": f"{model.calibration.method} on {model.calibration.cases} validation cases",
+        "operating point": model.operating_point.name,
+        "other points": [point.name for point in model.points if point.name != model.operating_point.name],
+        "conformal sets": f"at {model.conformal.confidence:g}" if model.conformal else "none",
+        "gate": "yes" if model.gate else "none",
+        "made": model.created,
+        "checksum": model.checksum,
+        "versions": dict(model.versions),
+        "training data": {key: value for key, value in model.data.items() if not isinstance(value, (list, dict))},
+        "intended use": {key: value for key, value in asdict(model.intended_use).items() if value},
     }
 
 
