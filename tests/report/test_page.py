@@ -106,7 +106,7 @@ def page_of(evidence, **known):
 def test_page_says_what_was_found_beside_the_baseline(evidence, binary, tmp_path):
     page = read(write_report(evidence, tmp_path / "new", model=model_of(binary, population="adults"), looks=LOOKS)).text
     auc, right = evidence.overall["auc"], evidence.overall["accuracy"]
-    assert f"the area under the ROC curve for malignant is {auc.value:.2f}" in page
+    assert f"the area under the ROC curve for 'malignant' is {auc.value:.2f}" in page
     assert f"{auc.low:.2f} to {auc.high:.2f}" in page
     assert f"{100 * right.value:.0f}\u00a0%" in html.unescape((tmp_path / "new" / "report.html").read_text())
     assert "Not a medical device" in page
@@ -303,6 +303,15 @@ def test_a_case_that_cannot_be_drawn_is_left_out(binary, oracle, dataset_of, evi
     assert worst not in {p.case for p in drawn}
     assert all(p.png.startswith(b"\x89PNG") for p in drawn)
     assert {p.group for p in drawn} == {"best", "typical", "worst"}
+
+
+def test_a_map_that_cannot_be_made_leaves_the_picture(binary, oracle, dataset_of, evidence):
+    def maps(case, answer):
+        raise DataError("no gradient")
+
+    drawn = draw_cases(evidence, oracle(binary), dataset_of(binary, 80), maps=maps)
+    assert len(drawn) == 9
+    assert all(p.maps == () for p in drawn)
 
 
 # --- card

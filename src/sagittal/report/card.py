@@ -91,8 +91,7 @@ def _use(model: Model | None) -> list[str]:
     )
     rows = [(n.replace("_", " "), _text(getattr(use, n, None))) for n in names]
     for n, title in (("size", "size, voxels"), ("spacing_mm", "spacing, mm")):
-        ranges = getattr(use, n, ())
-        rows.append((title, " × ".join(f"{low:g} to {high:g}" for low, high in ranges) or NOT_STATED))
+        rows.append((title, words.ranges(getattr(use, n, ())) or NOT_STATED))
     return ["## Intended use", _table(("", ""), rows)]
 
 

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from sagittal.evaluate.curves import answers_of, decision_curve, pr_curve, reliability_curve, roc_curve, scores_of
@@ -38,6 +39,7 @@ _BLUES = LinearSegmentedColormap.from_list("blues", ["#FFFFFF", "#CFE3F2", "#5FA
 MOST_CLASSES = len(COLOURS)
 
 _STYLE: Any = {
+    "font.family": "DejaVu Sans",
     "font.size": 10.5,
     "axes.titlesize": 11.5,
     "axes.titleweight": "bold",
@@ -61,15 +63,21 @@ _STYLE: Any = {
 }
 
 
-def _style() -> Any:
-    wide = wide_font()
-    return {**_STYLE, "font.family": ["DejaVu Sans", *([wide[0]] if wide else [])]}
+def _use_wide_font(figure: Figure) -> None:
+    """Write Chinese, Japanese and Korean names in a font that has their signs, where one is installed."""
+    other = wide_font()
+    if other is None:
+        return
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and any(ord(sign) >= 0x2E80 for sign in text.get_text()):
+            text.set_fontfamily(["DejaVu Sans", other[0]])
+            text.set_fontweight("normal")  # these fonts often have no bold
 
 
 @contextmanager
 def _sheet(width: float = 5.4, height: float = 4.8) -> Iterator[Figure]:
     """A new figure in the style of the report."""
-    with rc_context(_style()):
+    with rc_context(_STYLE):
         figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
@@ -78,7 +86,8 @@ def _sheet(width: float = 5.4, height: float = 4.8) -> Iterator[Figure]:
 def to_png(figure: Figure) -> bytes:
     """The figure as the bytes of a PNG; the same figure gives the same bytes."""
     stream = io.BytesIO()
-    with rc_context(_style()), warnings.catch_warnings():
+    _use_wide_font(figure)
+    with rc_context(_STYLE), warnings.catch_warnings():
         # A name in a script that no installed font has: boxes in the picture, the tables have it right.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         figure.savefig(stream, format="png", metadata={"Software": None})

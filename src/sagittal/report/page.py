@@ -187,10 +187,7 @@ def _intended(model: Model | None) -> list[tuple[str, str]]:
     use = model.intended_use if model is not None else None
     rows = [(name.replace("_", " "), _stated(getattr(use, name, None))) for name in names]
     for name in ("size", "spacing_mm"):
-        ranges = getattr(use, name, ())
-        rows.append(
-            (name.replace("_", " "), " \u00d7 ".join(f"{low:g} to {high:g}" for low, high in ranges) or "not stated")
-        )
+        rows.append((name.replace("_", " "), words.ranges(getattr(use, name, ())) or "not stated"))
     return rows
 
 

@@ -112,17 +112,30 @@ def draw_cases(
     out = []
     for group, names in choose_cases(evidence, each=each).items():
         there = [cases[name] for name in names if name in cases]
-        for case, answer in zip(there, model.predict_many(there), strict=False):
-            if isinstance(answer, Failure):
+        answers = {answer.case: answer for answer in model.predict_many(there)}
+        for case in there:
+            answer = answers.get(case.id)
+            if answer is None or isinstance(answer, Failure):
                 continue
             try:
                 pixels = model.task.figure(answer, case)
-                extra = tuple(maps(case, answer)) if maps is not None else ()
             except SagittalError:
                 continue
             row = evidence.rows[evidence.rows["case"] == case.id].iloc[0]
-            out.append(CasePicture(case.id, group, png_bytes(pixels), describe(row.to_dict()), extra))
+            drawn = _drawn_maps(maps, case, answer)
+            out.append(CasePicture(case.id, group, png_bytes(pixels), describe(row.to_dict()), drawn))
     return out
+
+
+def _drawn_maps(
+    maps: Callable[[Case, Prediction], Sequence[MapPicture]] | None, case: Case, answer: Prediction
+) -> tuple[MapPicture, ...]:
+    if maps is None:
+        return ()
+    try:
+        return tuple(maps(case, answer))
+    except SagittalError:  # the picture is worth showing without its maps
+        return ()
 
 
 def describe(row: Mapping[Any, Any]) -> str:

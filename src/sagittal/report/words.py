@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sagittal.evaluate.evidence import Evidence
@@ -87,6 +87,15 @@ def interval(estimate: Estimate, *, digits: int = 3) -> str:
     return f"{number(estimate.low, digits=digits)} to {number(estimate.high, digits=digits)}"
 
 
+def ranges(pairs: Sequence[tuple[float, float]]) -> str:
+    """Ranges of an array's axes, ``20 to 31.5`` or one number where both are the same.
+
+    >>> ranges([(28, 28)])
+    '28'
+    """
+    return " \u00d7 ".join(f"{low:g}" if low == high else f"{low:g} to {high:g}" for low, high in pairs)
+
+
 def percent(estimate: Estimate) -> str:
     r"""A proportion with its interval in percent, in words.
 
@@ -109,7 +118,8 @@ def headline(evidence: Evidence) -> list[str]:
     cases = f"{counts['with_truth']:,} cases of {counts['patients']:,} patients"
     auc = overall.get("auc")
     if auc is not None and math.isfinite(auc.value):
-        of = f" for {scheme.classes[1]}" if scheme and scheme.kind == "binary" else ", mean over classes"
+        binary = scheme is not None and scheme.kind == "binary"
+        of = f" for '{scheme.classes[1]}'" if scheme is not None and binary else ", mean over classes"
         limits = (
             f" ({100 * settings.confidence:g}\u00a0% interval {auc.low:.2f} to {auc.high:.2f})"
             if math.isfinite(auc.low)
@@ -134,8 +144,9 @@ def headline(evidence: Evidence) -> list[str]:
         hit, rest = overall["sensitivity"], overall["specificity"]
         if math.isfinite(hit.value + rest.value):
             told.append(
-                f"At the operating point '{settings.operating_point}' it finds {percent(hit)} of the {hit.n:,} cases with "
-                f"{scheme.classes[1]} and leaves {percent(rest)} of the {rest.n:,} others alone."
+                f"At the operating point '{settings.operating_point}' it recognises {percent(hit)} of the {hit.n:,} cases "
+                f"of '{scheme.classes[1]}' (sensitivity) and {percent(rest)} of the {rest.n:,} cases of "
+                f"'{scheme.classes[0]}' (specificity)."
             )
     elif "balanced_accuracy" in overall and math.isfinite(overall["balanced_accuracy"].value):
         told.append(

@@ -219,7 +219,7 @@ class Classify:
         lines = [
             f"truth: {known if np.isfinite(truth).any() else 'unknown'}",
             f"answer: {', '.join(prediction.decision) or 'none'}",
-            "  ".join(f"{self.scheme.classes[c]} {prediction.probability[c]:.2f}" for c in best),
+            *(f"{prediction.probability[c]:.2f}  {self.scheme.classes[c]}" for c in best),
         ]
         return with_caption(picture(case.image(next(iter(case.images)))), lines)
 
