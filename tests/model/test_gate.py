@@ -157,3 +157,13 @@ def test_ordinary_new_cases_are_seldom_marked(make_model, toy):
     accepted = [a.verdict.accepted for a in model.predict_many(fresh)]
     assert np.mean(accepted) > 0.97
     assert replace(model, gate=None).predict(fresh[0]).verdict.accepted
+
+
+def test_the_gate_sees_the_embedding_that_it_was_fitted_on(make_model, toy):
+    base = toy.flat_plan()
+    model, arrays = make_model(toy.flat_plan(network=replace(base.network, pooling="mean-max")), members=2)
+    answers = model.predict_many(toy.cases_of(model.plan, arrays[:5]), batch=2)
+    expected = model.gate.judge([model.embed(m, arrays[:5]) for m in range(2)])
+    assert [a.verdict.accepted for a in answers] == [v.accepted for v in expected]
+    scores = [a.verdict.score for a in model.predict_many(toy.cases_of(model.plan, arrays[:5]))]
+    np.testing.assert_allclose(scores, [v.score for v in expected], atol=0.02)

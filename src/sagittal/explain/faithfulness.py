@@ -28,7 +28,8 @@ class Faithfulness:
         Means over the random maps.
     random_deletion_std, random_insertion_std : float
     p_value : float
-        Share of random maps (the map itself counted among them) whose insertion minus deletion is at least the map's.
+        Share of random maps (the map itself counted among them) whose insertion minus deletion is at least the map's; 1
+        for a map that is the same everywhere, such as Grad-CAM of a feature map of one voxel.
     fraction : (S + 1,) float
         Part of the voxels that was changed at each step, 0 to 1.
     deletion_curve, insertion_curve : (S + 1,) float
@@ -87,7 +88,7 @@ def measure(
     curves = np.stack([np.stack(deleted), np.stack(inserted)])  # (2, 1 + R, S + 1)
     areas = np.trapezoid(curves, fraction, axis=2)
     gain = areas[1] - areas[0]
-    beaten_by = int(np.sum(gain[1:] >= gain[0] - 1e-12))
+    beaten_by = int(np.sum(gain[1:] >= gain[0] - 1e-12)) if np.ptp(heats[0]) > 0 else randoms
     spread = areas[:, 1:].std(axis=1, ddof=1) if randoms > 1 else np.full(2, np.nan)
     middle = areas[:, 1:].mean(axis=1) if randoms else np.full(2, np.nan)
     return Faithfulness(
