@@ -18,6 +18,7 @@ from sagittal.model.predictor import hold
 from sagittal.prediction import Prediction
 from sagittal.progress import Reporter
 from sagittal.report.batches import answered_batch, train_batch
+from sagittal.report.card import model_card
 from sagittal.report.page import write_report
 from sagittal.report.pictures import MapPicture, draw_cases, png_bytes
 from sagittal.run_folder import writable
@@ -52,7 +53,7 @@ def conclude(run: Run, dataset: Dataset, *, reporter: Reporter, until: float = f
         ):
             if pixels is not None:
                 (folder / name).write_bytes(png_bytes(pixels))
-        (folder / "README.md").write_text(run.model.card, encoding="utf-8")
+        (folder / "README.md").write_text(model_card(run.model, run.plan, evidence), encoding="utf-8")
         write_page(evidence, folder, run.model, dataset, each=2, reporter=reporter, until=until)
     return evidence
 
