@@ -203,6 +203,11 @@ class Model:
             If the plan asks for an operating point that does not exist.
         DataError
             If shapes do not fit, or logits are not finite.
+
+        Notes
+        -----
+        With folds each case is judged by the networks that did not learn from it, a new study by all of them. Their mean
+        is right a little more often and less extreme than one alone, so that probabilities err towards caution.
         """
         for member in members:
             member.eval()
