@@ -199,11 +199,16 @@ def _afford_companions(
         steps = family.train.epochs * max(1.0, _train_cases(fingerprint, plan) / family.train.batch)
         member_s = steps * speed.step_s * 1.3 + 0.2
         front_s = fingerprint.cases * speed.forward_case_s
-        repeats = companion.repeats
-        if front_s + member_s * plan.split.folds * repeats > COMPANION_PART * budget_s:
-            repeats = 1
-        seconds = front_s + member_s * plan.split.folds * repeats
-        if seconds > 2 * COMPANION_PART * budget_s:
+        # All folds with all repeats, all folds once, or one fold: the most that is cheap beside the budget.
+        for folds, repeats, part in (
+            (plan.split.folds, companion.repeats, COMPANION_PART),
+            (plan.split.folds, 1, COMPANION_PART),
+            (1, 1, 2 * COMPANION_PART),
+        ):
+            seconds = front_s + member_s * folds * repeats
+            if seconds <= part * budget_s:
+                break
+        else:
             why[f"companions.{companion.network.name}"] = f"left out: it would take {seconds:.0f} s"
             continue
         kept.append(replace(companion, repeats=repeats))
