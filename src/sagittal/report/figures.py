@@ -11,13 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from sagittal.evaluate.curves import answers_of, decision_curve, pr_curve, reliability_curve, roc_curve, scores_of
 from sagittal.evaluate.evidence import Evidence
@@ -29,11 +22,14 @@ from sagittal.types import Array, Floats
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
 
 #: Okabe and Ito's colours without yellow: told apart by colour-blind readers, dark enough on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#7A5C00", "#000000", "#E69F00")
 GREY = "#6B7280"
-_BLUES = LinearSegmentedColormap.from_list("blues", ["#FFFFFF", "#CFE3F2", "#5FA8D3", "#0B5A8F"])
+_BLUES = ["#FFFFFF", "#CFE3F2", "#5FA8D3", "#0B5A8F"]
 
 #: Classes drawn in one figure, at most: the most frequent ones.
 MOST_CLASSES = len(COLOURS)
@@ -65,6 +61,8 @@ _STYLE: Any = {
 
 def _use_wide_font(figure: Figure) -> None:
     """Write Chinese, Japanese and Korean names in a font that has their signs, where one is installed."""
+    from matplotlib.text import Text
+
     other = wide_font()
     if other is None:
         return
@@ -77,6 +75,10 @@ def _use_wide_font(figure: Figure) -> None:
 @contextmanager
 def _sheet(width: float = 5.4, height: float = 4.8) -> Iterator[Figure]:
     """A new figure in the style of the report."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     with rc_context(_STYLE):
         figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
         FigureCanvasAgg(figure)
@@ -85,6 +87,8 @@ def _sheet(width: float = 5.4, height: float = 4.8) -> Iterator[Figure]:
 
 def to_png(figure: Figure) -> bytes:
     """The figure as the bytes of a PNG; the same figure gives the same bytes."""
+    from matplotlib import rc_context
+
     stream = io.BytesIO()
     _use_wide_font(figure)
     with rc_context(_STYLE), warnings.catch_warnings():
@@ -184,6 +188,8 @@ def pr_figure(evidence: Evidence) -> Figure:
 
 def calibration_figure(evidence: Evidence) -> Figure:
     """Reliability curve with Wilson intervals, and how often each probability was given."""
+    from matplotlib.ticker import MaxNLocator
+
     names = drawn_classes(evidence)
     with _sheet(5.0, 5.9 + 0.1 * len(names)) as figure:
         axes, below = figure.subplots(2, 1, gridspec_kw={"height_ratios": [5, 1]}, sharex=True)
@@ -217,6 +223,8 @@ def calibration_figure(evidence: Evidence) -> Figure:
 
 def decision_figure(evidence: Evidence) -> Figure:
     """Net benefit of acting by the model, on all and on none."""
+    from matplotlib.ticker import PercentFormatter
+
     names = drawn_classes(evidence)
     with _sheet(5.6, 4.8 + 0.19 * len(names)) as figure:
         axes = figure.subplots()
@@ -260,10 +268,16 @@ def confusion_figure(evidence: Evidence) -> Figure:
         return figure
 
 
+def _blues() -> Colormap:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("blues", _BLUES)
+
+
 def _draw_matrix(axes: Axes, matrix: Floats, names: Sequence[str]) -> None:
     rows = matrix.sum(axis=1, keepdims=True)
     share = np.divide(matrix, rows, out=np.zeros_like(matrix), where=rows > 0)
-    axes.imshow(share, cmap=_BLUES, vmin=0, vmax=1)
+    axes.imshow(share, cmap=_blues(), vmin=0, vmax=1)
     axes.grid(visible=False)
     size = float(np.clip(13 - 0.45 * len(names), 6, 12))
     for i, j in np.ndindex(*matrix.shape):
@@ -302,6 +316,7 @@ def training_figure(results: pd.DataFrame) -> Figure:
         are several.
     """
     import pandas as pd
+    from matplotlib.ticker import MaxNLocator
 
     scores = [c for c in results if str(c).startswith("val_") and c != "val_loss"]
     member = results["member"] if "member" in results else pd.Series(0, index=results.index)
