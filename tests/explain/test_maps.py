@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from sagittal.grid import Grid
 from sagittal.image import Image
 from sagittal.labels import LabelScheme
 from sagittal.model.package import Model
+from sagittal.prepare.plan import NetworkPlan
 from sagittal.prepare.resample import resize
 
 
@@ -252,3 +255,14 @@ def test_explaining_leaves_the_networks_as_they_were(corner, build):
         assert torch.equal(value, before[key])
     assert all(p.grad is None for p in model.members[0].parameters())
     assert not model.members[0].training
+
+
+def test_networks_without_places_are_explained_by_occlusion(corner, build):
+    model, with_square, _ = corner
+    case = build.case(model.plan, with_square)
+    assert [m.method for m in explain_case(model, case, randoms=0)] == ["gradcam"]
+    plan = replace(model.plan, network=NetworkPlan(name="descriptors", width=8))
+    measures = Model("measures", plan, (build.raw(plan, 0),), model.calibration, ())
+    assert [m.method for m in explain_case(measures, case, randoms=0)] == ["occlusion"]
+    (flat,) = explain_case(measures, case, ("gradcam",), randoms=3)
+    assert not flat.faithfulness.better_than_random

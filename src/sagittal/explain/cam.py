@@ -10,6 +10,13 @@ from sagittal.prepare.resample import resize
 from sagittal.types import Floats
 
 
+def has_places(subject: Subject) -> bool:
+    """Whether the networks with most of the weight have a last feature map of more than one voxel."""
+    with torch.inference_mode():
+        weights = [w for network, w in subject.members if network.feature_map(subject.image)[0, 0].numel() > 1]
+    return sum(weights) >= 0.5
+
+
 def grad_cam(subject: Subject) -> Floats:
     """Class activation by gradients (Selvaraju et al., ICCV 2017, equations 1 and 2), averaged over the networks.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from sagittal.case import Case
 from sagittal.errors import ConfigError, nearest
-from sagittal.explain.cam import grad_cam
+from sagittal.explain.cam import grad_cam, has_places
 from sagittal.explain.faithfulness import RANDOMS, Faithfulness, measure
 from sagittal.explain.gradients import integrated_gradients
 from sagittal.explain.occlusion import occlusion
@@ -64,7 +64,7 @@ class Map:
 def explain_case(
     model: Model,
     case: Case,
-    methods: Sequence[str] = ("gradcam",),
+    methods: Sequence[str] | None = None,
     target: str | None = None,
     *,
     randoms: int = RANDOMS,
@@ -76,7 +76,8 @@ def explain_case(
     ----------
     model : Model
     case : Case
-    methods : sequence of {"gradcam", "integrated-gradients", "occlusion"}
+    methods : sequence of {"gradcam", "integrated-gradients", "occlusion"}, optional
+        By default Grad-CAM, or occlusion for networks whose last feature map is one voxel and knows no places.
     target : str, optional
         Class to explain; the most probable one where not given.
     randoms : int
@@ -91,10 +92,11 @@ def explain_case(
     ReadError, GeometryError, DataError, ScopeError
         As in prediction.
     """
-    for name in methods:
+    for name in methods or ():
         if name not in METHODS:
             raise ConfigError(f"unknown method '{name}'. {nearest(name, METHODS)}")
     subject = Subject.of(model, case, target)
+    methods = methods or (("gradcam",) if has_places(subject) else ("occlusion",))
     probability = float(subject.scores(subject.image)[0])
     maps = []
     for name in methods:

@@ -27,7 +27,7 @@ def explain_cases(
     cases: Iterable[Case],
     folder: Path,
     *,
-    methods: Sequence[str] = ("gradcam",),
+    methods: Sequence[str] | None = None,
     class_name: str | None = None,
     reporter: Reporter | None = None,
 ) -> list[dict[str, Any]]:
