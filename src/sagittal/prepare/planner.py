@@ -34,6 +34,8 @@ Preset = Literal["fast", "balanced", "best"]
 PICTURES = frozenset({"XC", "OP", "GM", "SM", "ES", "OT", "US", "DOC", "OPT", "IVOCT"})
 #: Data sets beyond this size teach convolutions what fixed measures know.
 MOST_FOR_MEASURES = 20_000
+#: Modalities whose values depend on device and exposure as much as on the patient: MR, and projection radiography.
+ARBITRARY_SCALE = frozenset({"MR", "CR", "DX", "MG", "RF", "RG", "XA"})
 #: Images up to this side are learnt at their own size, by small networks.
 LARGEST_SMALL = 72
 #: Modalities in which a mirrored patient is as plausible as the patient, if no label depends on the side.
@@ -217,8 +219,7 @@ def _prepare(fingerprint: Fingerprint, input_: InputPlan, rung: _Rung, why: dict
             scale=(half,) * input_.channels,
             store="uint8" if fingerprint.whole_numbers else "float16",
         )
-    grey_picture = fingerprint.dimensions == 2 and fingerprint.unit == "1" and input_.channels == len(input_.images)
-    if fingerprint.modality == "MR" or grey_picture or (fingerprint.unit == "1" and not fingerprint.whole_numbers):
+    if fingerprint.modality in ARBITRARY_SCALE or (fingerprint.unit == "1" and not fingerprint.whole_numbers):
         why["prepare.normalise"] = (
             "the scale of the values is arbitrary and differs between devices: mean 0 and deviation 1 in each image"
         )
