@@ -558,13 +558,19 @@ def demo(
         options=TrainOptions(reporter=talk, name="demo"),
     )
     talk.say("3/5 evaluate: the cases that were held out")
-    evaluate(run.folder, folder / "manifest", output=folder / "evidence", options=EvaluateOptions(reporter=talk))
+    evidence = evaluate(
+        run.folder, folder / "manifest", output=folder / "evidence", options=EvaluateOptions(reporter=talk)
+    )
     held, _ = held_out(dataset, None, splits_file=run.folder / "splits.json")
     chosen, loaded = held.cases[:4], run.model
     talk.say(f"4/5 predict: {len(chosen)} held-out studies")
     write_predictions(list(loaded.predict_many(chosen, reporter=talk)), folder / "predictions.csv")
     talk.say("5/5 explain: where the model looked")
-    explain_cases(loaded, chosen[:2], folder / "maps", methods=("gradcam",), class_name=None, reporter=talk)
+    (folder / "maps").mkdir(exist_ok=True)
+    explain_cases(loaded, chosen[:1], folder / "maps", methods=("gradcam",), reporter=talk)
+    kind = "synthetic " if data == "phantom" else ""
+    found = evidence.overall["auc"]
+    talk.say(f"AUC {found.value:.2f} ({found.low:.2f} to {found.high:.2f}) on {found.n} held-out {kind}studies")
     return folder / "evidence" / "report.html"
 
 
