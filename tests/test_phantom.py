@@ -134,9 +134,9 @@ def test_nodules_are_placed_inside_the_lungs() -> None:
     x, y, z = scan.centres()
     for nodule in nodules:
         near = np.sqrt(sum((axis - at) ** 2 for axis, at in zip((x, y, z), nodule.centre, strict=True)))
-        # On the pleura up to a third of it may be cut off by the chest wall.
+        # On the pleura, or on a vessel near it, a part of it may be cut off by the chest wall.
         share = phantom.occupancy["nodule"][near < 0.4 * nodule.diameter_mm].mean()
-        assert share > (0.6 if nodule.site == "pleura" else 0.85)
+        assert share > (0.95 if nodule.site == "free" else 0.6)
 
 
 def test_nodules_that_do_not_fit_are_refused() -> None:

@@ -97,6 +97,8 @@ class Scan:
         Rows and columns.
     field_mm, height_mm : float, mm
         Edge of the square field of view, length of the scan.
+    centre_x_mm : float, mm
+        Where the field of view lies: 0 amid the body, -64 about the right lung.
     noise : int
         Seed of the quantum noise.
     """
@@ -107,6 +109,7 @@ class Scan:
     pixels: int = 64
     field_mm: float = 336.0
     height_mm: float = 160.0
+    centre_x_mm: float = 0.0
     noise: int = 0
 
     def __post_init__(self) -> None:
@@ -126,12 +129,12 @@ class Scan:
         return max(1, round(self.height_mm / self.slice_mm))
 
     def centres(self, over: int = 1) -> tuple[Floats, Floats, Floats]:
-        """Voxel centres x (1, 1, I), y (1, J, 1), z (K * over, 1, 1) in mm, LPS+, the origin amid the volume."""
+        """Voxel centres x (1, 1, I), y (1, J, 1), z (K * over, 1, 1) in mm, LPS+; the body's middle is 0."""
         edge, _, step = self.spacing
         across = (np.arange(self.pixels) - (self.pixels - 1) / 2) * edge
         count = self.slices * over
         along = (np.arange(count) - (count - 1) / 2) * step / over
-        return across[None, None, :], across[None, :, None], along[:, None, None]
+        return self.centre_x_mm + across[None, None, :], across[None, :, None], along[:, None, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,8 +208,8 @@ def draw_chest(patient: Patient, scan: Scan, nodules: tuple[Nodule, ...] = ()) -
 def place_nodules(patient: Patient, scan: Scan, count: int, rng: np.random.Generator) -> tuple[Nodule, ...]:
     """Draw `count` nodules that fit into this patient's lungs.
 
-    A third each lies free, on a vessel, on the pleura; four in ten are spiculated. Diameters go from 10 to 30 mm, where
-    a nodule becomes a mass; the first has at least 18 mm.
+    A third each lies free, on a vessel, on the pleura; four in ten are spiculated. Diameters go from 8 to 30 mm, where
+    a nodule becomes a mass; the first has at least 14 mm.
 
     Raises
     ------
@@ -229,8 +232,8 @@ def place_nodules(patient: Patient, scan: Scan, count: int, rng: np.random.Gener
     for _ in range(200 * count + 1):
         if len(found) == count:
             return tuple(found)
-        low = 10.0 if found else 18.0
-        diameter = float(np.clip(rng.lognormal(np.log(20.0), 0.2), low, 30.0))
+        low = 8.0 if found else 14.0
+        diameter = float(np.clip(rng.lognormal(np.log(18.0), 0.25), low, 30.0))
         radius = diameter / 2
         site = ("free", "vessel", "pleura")[rng.integers(3)]
         if site == "vessel":
@@ -240,7 +243,10 @@ def place_nodules(patient: Patient, scan: Scan, count: int, rng: np.random.Gener
         else:
             candidates = lung[np.abs(lung_depth - 0.75 * radius) < 2.0]
         # Whole inside the scan.
-        candidates = candidates[np.abs(candidates[:, 2]) < scan.height_mm / 2 - radius - 4]
+        margin = radius + 4
+        across = np.abs(candidates[:, :2] - [scan.centre_x_mm, 0]).max(axis=1, initial=0)
+        inside = (across < scan.field_mm / 2 - margin) & (np.abs(candidates[:, 2]) < scan.height_mm / 2 - margin)
+        candidates = candidates[inside]
         if not len(candidates):
             continue
         centre = candidates[rng.integers(len(candidates))] + rng.uniform(-0.5, 0.5, 3)
@@ -458,6 +464,8 @@ class _Chest:
         result: list[Branch] = []
         for side in (-1, 1):
             half = np.flatnonzero((inside & (side * x > 0)).ravel())
+            if not len(half):
+                continue  # outside the field of view
             for root in ((side * 34.0, 6.0, 4.0), (side * 34.0, 2.0, -22.0)):
                 chosen = rng.choice(half, size=min(130, len(half)), replace=False)
                 tips = np.stack([axis.ravel()[chosen] for axis in (x, y, z)], axis=1).astype(np.float64)

@@ -26,8 +26,9 @@ _COLUMNS = ("StudyInstanceUID", "nodule", "age", "sex", "dose_mgy", "kernel")
 def make_chest_ct(folder: str | Path, *, studies: int = 72, seed: int = 0, reporter: Reporter | None = None) -> Path:
     """Write a labelled set of synthetic chest CT studies as DICOM series.
 
-    About one patient in five has a second study a year later, so that splits must be grouped. Nodules become more
-    frequent with age; dose, kernel and slice thickness say nothing about them.
+    Each is a targeted reconstruction of the right lung, 64 x 64 pixels of 2.75 mm and 27 to 40 slices. About one patient
+    in five has a second study a year later, so that splits must be grouped. Nodules become more frequent with age; dose,
+    kernel and slice thickness say nothing about them.
 
     Parameters
     ----------
@@ -102,11 +103,13 @@ def _cohort(studies: int, seed: int) -> list[tuple[Patient, Scan, int, int]]:
     visits = [(n, 0) for n in range(len(people))] + [(int(n), 1) for n in rng.permutation(len(people))[:second]]
     result = []
     for n, visit in (visits[m] for m in rng.permutation(len(visits))):
-        count = 1 + people[n].anatomy % 4 if n in with_nodule else 0
+        count = 1 + people[n].anatomy % 3 if n in with_nodule else 0
         scan = Scan(
             dose_mgy=round(float(np.exp(rng.uniform(np.log(1.2), np.log(8.0)))), 2),
             kernel=tuple(KERNELS)[rng.integers(3)],
             slice_mm=float(rng.choice([4.0, 5.0, 6.0])),
+            field_mm=176.0,
+            centre_x_mm=-66.0,
             noise=int(rng.integers(2**31)),
         )
         result.append((people[n], scan, count, visit))
@@ -149,7 +152,7 @@ def write_series(phantom: Phantom, folder: Path, patient: Patient, scan: Scan, *
             patient, scan, number, visit, "image", k
         )
         header.InstanceNumber = k + 1
-        header.ImagePositionPatient = [f"{-across:.6g}", f"{-across:.6g}", f"{z:.6g}"]
+        header.ImagePositionPatient = [f"{scan.centre_x_mm - across:.6g}", f"{-across:.6g}", f"{z:.6g}"]
         header.SliceLocation = f"{z:.6g}"
         header.PixelData = plane.tobytes()
         header.save_as(folder / f"slice{k + 1:04d}.dcm", enforce_file_format=True)
@@ -169,6 +172,7 @@ def _header(patient: Patient, scan: Scan, number: int, visit: int) -> Any:
 
     day = date(2021, 1, 4) + timedelta(days=patient.anatomy % 600 + 365 * visit)
     series = (patient, scan, number, visit)
+    region = "chest" if scan.centre_x_mm == 0 else "right lung" if scan.centre_x_mm < 0 else "left lung"
     header = Dataset()
     header.file_meta = FileMetaDataset()
     header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID = CTImageStorage
@@ -187,7 +191,7 @@ def _header(patient: Patient, scan: Scan, number: int, visit: int) -> Any:
     header.DeviceSerialNumber = "0"
     header.ReferringPhysicianName = ""
     header.StudyDescription = "SYNTHETIC chest CT phantom"
-    header.SeriesDescription = f"SYNTHETIC chest {scan.slice_mm:g} mm {scan.kernel}"
+    header.SeriesDescription = f"SYNTHETIC {region} {scan.slice_mm:g} mm {scan.kernel}"
     header.ImageComments = "Synthetic phantom, not a patient"
     header.PatientName = f"SYNTHETIC^PHANTOM {patient.anatomy}"
     header.PatientID = f"SYNTHETIC-{patient.anatomy}"
