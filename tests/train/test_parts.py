@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from sagittal.dataset import Dataset
 from sagittal.errors import BudgetError, ConfigError, PackageError, ResourceError
+from sagittal.model.device import pick_device
 from sagittal.prepare.fingerprint import measure_dataset
 from sagittal.prepare.plan import Plan, TrainPlan
 from sagittal.prepare.planner import make_plans
 from sagittal.train.batches import draw
 from sagittal.train.budget import fit_to_budget, measure_speed
 from sagittal.train.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
-from sagittal.train.device import pick_device
 from sagittal.train.run import Run
 from sagittal.train.schedule import Pace, Schedule, rate
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,10 +19,11 @@ from torch import Tensor
 
 from sagittal import __version__
 from sagittal.case import Case
-from sagittal.errors import ConfigError, DataError, PackageError, ResourceError, SagittalError, nearest
+from sagittal.errors import ConfigError, DataError, PackageError, SagittalError, nearest
 from sagittal.model import archive
 from sagittal.model.calibrate import Calibration, fit_calibration, link_of, to_probabilities
 from sagittal.model.conformal import Conformal, fit_conformal
+from sagittal.model.device import pick_device
 from sagittal.model.gate import Gate, fit_gate
 from sagittal.model.operating import OperatingPoint, all_points, default_point
 from sagittal.model.predictor import Predictor
@@ -308,7 +308,7 @@ class Model:
 
     def to(self, device: str) -> Model:
         """The model on a device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for the best there is."""
-        place = choose_device(device)
+        place = pick_device(device)
         if place == self.device:
             return self
         return replace(self, members=tuple(m.to(place) for m in self.members), device=place)
@@ -383,7 +383,7 @@ class Model:
         ResourceError
             If the device is missing.
         """
-        path, place = Path(path), choose_device(device)
+        path, place = Path(path), pick_device(device)
         files, checksum = archive.read_files(path)
         try:
             return cls._from_files(files, checksum, place)
@@ -519,26 +519,6 @@ def _member(plan: Plan, files: Mapping[str, bytes], number: int) -> Network:
     if plan.input.dimensions == 2:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.eval().requires_grad_(False)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of this name; ``auto`` takes an accelerator where there is one.
-
-    Raises
-    ------
-    ResourceError
-        If the machine does not have it.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise ConfigError(f"device '{name}' is not known. {nearest(name, ['auto', 'cpu', 'cuda', 'cuda:1'])}")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ResourceError(
-            f"there is no device '{name}' on this machine: it has {torch.cuda.device_count()}. Use cpu."
-        )
-    return device
 
 
 def current_versions() -> dict[str, str]:

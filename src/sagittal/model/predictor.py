@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sagittal.case import Case, ImageSource
 from sagittal.errors import ConfigError, ResourceError, SagittalError, ScopeError
+from sagittal.grid import Grid
 from sagittal.image import Image
 from sagittal.model.calibrate import Calibration, to_probabilities
 from sagittal.model.conformal import Conformal
@@ -26,7 +27,7 @@ from sagittal.model.gate import Gate, check_scope
 from sagittal.model.operating import OperatingPoint
 from sagittal.networks.heads import Network, pool
 from sagittal.prediction import Failure, Prediction, Verdict
-from sagittal.prepare.arrays import Prepared, prepare_case, to_input
+from sagittal.prepare.arrays import Prepared, planned_images, prepare_case, to_input
 from sagittal.prepare.plan import Plan
 from sagittal.progress import Quiet, Reporter
 from sagittal.tasks.task import Task
@@ -207,22 +208,55 @@ class Predictor:
         self, reads: Sequence[_Read], logits: Floats, embeddings: Sequence[Floats], forward_s: float
     ) -> list[Prediction | Failure]:
         """Predictions from the logits (N, C) and each network's embeddings (N, F) of cases."""
+        verdicts: Sequence[Verdict] = ()
+        if self.gate is not None:
+            with np.errstate(invalid="ignore", over="ignore"):  # an answer that is not finite is refused below
+                verdicts = self.gate.judge(embeddings)
+        return self.decide(
+            [read.case.id for read in reads],
+            logits,
+            [read.prepared.grid for read in reads],
+            verdicts=verdicts,
+            seconds=[read.seconds + forward_s for read in reads],
+        )
+
+    def decide(
+        self,
+        ids: Sequence[str],
+        logits: Floats,
+        grids: Sequence[Grid],
+        *,
+        verdicts: Sequence[Verdict] = (),
+        seconds: Sequence[float] = (),
+    ) -> list[Prediction | Failure]:
+        """What uncalibrated logits of cases mean: calibrated, decided, with conformal sets.
+
+        Parameters
+        ----------
+        ids : sequence of str
+        logits : (N, outputs) float
+        grids : sequence of Grid
+            Of the studies.
+        verdicts : sequence of Verdict, optional
+            What the gate said of each.
+        seconds : sequence of float, optional
+            Wall time of each.
+        """
         scheme = self.plan.scheme
         with np.errstate(invalid="ignore", over="ignore"):  # an answer that is not finite is refused below
             calibrated = self.calibration.apply(logits)  # (N, C)
-            verdicts = [Verdict()] * len(reads) if self.gate is None else self.gate.judge(embeddings)
             held = self.point.holds(to_probabilities(calibrated, self.calibration.link), scheme)  # (N, C)
             sets = None if self.conformal is None else self.conformal.contains(logits, scheme, also=held)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         answers: list[Prediction | Failure] = []
-        for n, read in enumerate(reads):
-            case = read.case.id
+        for n, case in enumerate(ids):
             if not np.all(np.isfinite(logits[n])):
                 what = "the network's answer is not finite; the study's values are far from those of the training cases"
                 answers.append(Failure(case, f"case {case}: {what}", ScopeError.__name__))
                 continue
-            finding = self.task.decode(calibrated[n], read.prepared.grid)
-            abstains = self.gate is not None and self.gate.abstains and not verdicts[n].accepted
+            finding = self.task.decode(calibrated[n], grids[n])
+            verdict = verdicts[n] if verdicts else Verdict()
+            abstains = self.gate is not None and self.gate.abstains and not verdict.accepted
             answers.append(
                 Prediction(
                     case=case,
@@ -232,10 +266,10 @@ class Predictor:
                     logits=logits[n],
                     conformal=() if sets is None else tuple(itertools.compress(scheme.classes, sets[n])),
                     uncertainty=uncertainty(finding.values, exclusive=scheme.exclusive),
-                    verdict=verdicts[n],
+                    verdict=verdict,
                     model=self.label,
                     made_at=now,
-                    seconds=read.seconds + forward_s,
+                    seconds=seconds[n] if seconds else float("nan"),
                 )
             )
         return answers
@@ -387,9 +421,7 @@ def hold(case: Case, plan: Plan) -> Case:
     ScopeError
         If one is of another modality or unit.
     """
-    names = plan.input.images
-    # The only image may have any name; where there are several, none stands in for another.
-    images = {name: case.image(None if len(names) == 1 and name not in case.images else name) for name in names}
+    images = dict(zip(plan.input.images, planned_images(case, plan.input), strict=True))
     for image in images.values():
         check_scope(image, plan, case.id)
     return replace(case, images={name: ImageSource(partial(_held, image)) for name, image in images.items()})

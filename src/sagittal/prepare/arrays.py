@@ -80,7 +80,7 @@ def prepare_case(case: Case, plan: Plan) -> Prepared:
     ScopeError
         If the study has other dimensions or channels than the plan, or lacks a voxel size that the plan needs.
     """
-    images = [case.image(name if name in case.images else None) for name in plan.input.images]
+    images = planned_images(case, plan.input)
     parts = [_prepare_image(image, plan, case.id) for image in images]
     array = np.concatenate([part[0] for part in parts])
     if array.shape[0] != plan.input.channels:
@@ -95,6 +95,22 @@ def prepare_case(case: Case, plan: Plan) -> Prepared:
         resampled=parts[0][1],
         start=parts[0][2],
     )
+
+
+def planned_images(case: Case, plan: InputPlan) -> list[Image]:
+    """The images of a case that a plan names, read.
+
+    The only image of a plan may have any name in the case; where there are several, none stands in for another.
+
+    Raises
+    ------
+    ReadError, GeometryError
+        As the reader says.
+    DataError
+        If one is missing.
+    """
+    alone = len(plan.images) == 1
+    return [case.image(None if alone and name not in case.images else name) for name in plan.images]
 
 
 def network_axes(image: Image, dimensions: int) -> Floats:

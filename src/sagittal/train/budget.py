@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from sagittal.errors import BudgetError
+from sagittal.model.device import pick_device
 from sagittal.networks.heads import build_network
 from sagittal.prepare.arrays import table_width, to_input
 from sagittal.prepare.augment import augment
@@ -20,7 +21,7 @@ from sagittal.prepare.fingerprint import Fingerprint
 from sagittal.prepare.plan import Plan
 from sagittal.tasks.registry import make_task
 from sagittal.tasks.task import Task
-from sagittal.train.device import Precision, autocast, memory_format, pick_device, precisions, synchronise
+from sagittal.train.device import Precision, autocast, memory_format, precisions, synchronise
 from sagittal.train.loop import make_optimizer
 
 #: Part of the budget that timing may take.

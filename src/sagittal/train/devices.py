@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from sagittal.errors import ConfigError, require
+from sagittal.model.device import pick_device
 from sagittal.networks.heads import Network
 from sagittal.prepare.plan import Plan
 from sagittal.prepare.split import Splits
 from sagittal.prepare.store import Store, open_store
 from sagittal.progress import Quiet
-from sagittal.train.device import pick_device
 from sagittal.train.members import Trainer
 from sagittal.types import Floats
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +17,9 @@ from sagittal.case import Case
 from sagittal.dataset import Dataset, Skipped
 from sagittal.errors import DataError
 from sagittal.grid import Grid
-from sagittal.model.calibrate import to_probabilities
+from sagittal.model.device import pick_device
 from sagittal.model.ensemble import fit_shares, member_weights
 from sagittal.model.package import IntendedUse, Model
-from sagittal.model.predictor import uncertainty
 from sagittal.prediction import Prediction
 from sagittal.prepare.fingerprint import Fingerprint
 from sagittal.prepare.plan import Plan
@@ -32,7 +28,6 @@ from sagittal.prepare.store import Store, build_store
 from sagittal.progress import Quiet, Reporter
 from sagittal.tasks.registry import make_task
 from sagittal.train.budget import expected_finish_s
-from sagittal.train.device import pick_device
 from sagittal.train.devices import split_devices, train_on
 from sagittal.train.members import Trained, Trainer, left_s, oof
 from sagittal.types import Floats
@@ -147,13 +142,15 @@ def train_model(
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     shutil.rmtree(folder / "prepared", ignore_errors=True)
     rows = np.flatnonzero(judged)
-    predictions = _answers(model, [store.ids[n] for n in rows], logits[rows])
+    # A vector answer lies on no grid.
+    answers = model.predictor.decide([store.ids[n] for n in rows], logits[rows], [Grid((1, 1, 1))] * len(rows))
+    predictions = [answer for answer in answers if isinstance(answer, Prediction)]
     return Run(
         folder=folder,
         plan=final,
         model=model,
         splits=splits,
-        validation=tuple(zip(predictions, [by_id[store.ids[n]] for n in rows], strict=True)),
+        validation=tuple((prediction, by_id[prediction.case]) for prediction in predictions),
         skipped=(*dataset.skipped, *store.skipped),
         train_s=time.monotonic() - began,
     )
@@ -231,33 +228,6 @@ def _package(
         data=_summary(fingerprint, splits, store),
     )
     return model, final, blend, judged
-
-
-def _answers(model: Model, ids: Sequence[str], logits: Floats) -> list[Prediction]:
-    """The predictions that out-of-fold logits mean: as the model decides, but for its gate."""
-    scheme, point = model.plan.scheme, model.operating_point
-    calibrated = model.calibration.apply(logits)
-    held = point.holds(to_probabilities(calibrated, model.calibration.link), scheme)
-    sets = None if model.conformal is None else model.conformal.contains(logits, scheme, also=held)
-    nowhere = Grid((1, 1, 1))  # a vector answer lies on no grid
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    answers = []
-    for n, case in enumerate(ids):
-        finding = model.task.decode(calibrated[n], nowhere)
-        answers.append(
-            Prediction(
-                case=case,
-                scheme=scheme,
-                finding=finding,
-                decision=tuple(itertools.compress(scheme.classes, held[n])),
-                logits=logits[n],
-                conformal=() if sets is None else tuple(itertools.compress(scheme.classes, sets[n])),
-                uncertainty=uncertainty(finding.values, exclusive=scheme.exclusive),
-                model=model.label,
-                made_at=now,
-            )
-        )
-    return answers
 
 
 def _truth(case: Case) -> Floats:
