@@ -34,6 +34,10 @@ MAPS_PART = 0.05
 COMPANION_PART = 0.15
 #: Seconds that calibration, evidence and the report's figures take whatever the data.
 FINISH_S = 9.0
+#: Part of its epochs with which a member is trained well enough.
+ENOUGH = 0.6
+#: Up to this many cases every one of them must teach and judge.
+FEW_CASES = 2000
 #: Steps of a member below which a network has learnt nothing worth having.
 LEAST_STEPS = 20
 
@@ -178,8 +182,9 @@ def fit_to_budget(
         least_s = LEAST_STEPS * speed.step_s + 2 * speed.forward_case_s * train_cases / 4
         enough = min(enough, budget - left + least_s)
         last = n == len(ladder) - 1
-        if left >= plan.train.epochs * epoch_s * (0.25 if last else 0.6) or (last and left >= least_s):
-            chosen = _fill(plan, left, epoch_s)
+        wanted = max(ENOUGH, 0 if last else _fold_part(plan, fingerprint) * plan.split.folds)
+        if left >= plan.train.epochs * epoch_s * wanted or (last and left >= least_s):
+            chosen = _fill(plan, left, epoch_s, _fold_part(plan, fingerprint))
             finish = finish_s(chosen, fingerprint, speed)
             return _expecting(chosen, speed, epoch_s, prepare_s=prepare_s, finish=finish)
     raise BudgetError(
@@ -266,13 +271,21 @@ def expected_finish_s(plan: Plan, fingerprint: Fingerprint) -> float:
     return float(plan.expect.get("finish_s", FINISH_S + 0.001 * fingerprint.cases))
 
 
-def _fill(plan: Plan, seconds: float, epoch_s: float) -> Plan:
+def _fold_part(plan: Plan, fingerprint: Fingerprint) -> float:
+    """The part of its epochs that a member must have for the sake of more folds.
+
+    Where cases are few, each must teach and judge, and the companions hold what a shortened network misses.
+    """
+    return 0.25 if fingerprint.cases <= FEW_CASES and plan.companions else ENOUGH
+
+
+def _fill(plan: Plan, seconds: float, epoch_s: float, fold_part: float) -> Plan:
     """Spend the time: on more folds first where the plan asks for them, then on epochs, then on repeats."""
     need = plan.train.epochs * epoch_s
     why = dict(plan.why)
     folds, repeats = plan.split.folds, plan.split.repeats
     fixed_folds = "set by the user" in why.get("split.folds", "")
-    while folds > 1 and not fixed_folds and folds * need * 0.6 > seconds:
+    while folds > 1 and not fixed_folds and folds * need * fold_part > seconds:
         folds = {5: 3}.get(folds, 1)
     members = folds * repeats
     if "set by the user" not in why.get("split.repeats", "") and members * need * 2 <= seconds:
