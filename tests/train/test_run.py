@@ -19,6 +19,7 @@ from sagittal.errors import ReadError
 from sagittal.image import Image
 from sagittal.labels import LabelScheme
 from sagittal.model.package import Model
+from sagittal.networks.heads import Network
 from sagittal.prepare.plan import ColumnPlan, NetworkPlan, Plan, PreparePlan
 from sagittal.progress import Advance
 from sagittal.train import members
@@ -216,3 +217,27 @@ def test_two_processes_train_together(fit: Fit, squares: Squares, plan: Plan) ->
     ]  # type: ignore[union-attr]
     assert np.mean(hits) > 0.8
     assert len(run.model.members) == 2
+
+
+def test_a_linear_probe_computes_its_encoder_once(
+    fit: Fit, squares: Squares, small: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    front = Network.front
+
+    def counted(self: Network, image: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += len(image)
+        return front(self, image)
+
+    monkeypatch.setattr(Network, "front", counted)
+    plan = replace(
+        small,
+        network=NetworkPlan("resnet-small", 8, (1, 1), tuning="linear"),
+        train=replace(small.train, epochs=30, cache_features=True, averaging=0.0),
+    )
+    run = fit(squares(), plan)
+    assert calls == 48  # every case that teaches or judges, once
+    model = Model.load(run.folder / "model")
+    prediction, case = run.validation[0]
+    np.testing.assert_allclose(model.predict(case).logits, prediction.logits, atol=1e-5)

