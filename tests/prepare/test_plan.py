@@ -75,5 +75,6 @@ def test_overrides_take_full_and_bare_names() -> None:
         "sgd",
     )
     assert plan.why["network.width"] == "set by the user"
+    assert plan.fixed == ("network.width", "prepare.size", "train.epochs", "train.optimizer")
     with pytest.raises(ConfigError, match="'mixup' stands in several sections of the plan: augment.mixup, train.mixup"):
         PLAN.override({"mixup": "0"})

@@ -137,6 +137,16 @@ def test_more_time_buys_more_training(squares: Squares) -> None:
     assert all(plan.expect["total_s"] == plan.budget_s for plan in plans)
 
 
+def test_what_the_user_set_is_kept(squares: Squares, plan: Plan, fit: Callable[..., Run]) -> None:
+    fingerprint = measure_dataset(squares(cases=80, shape=(28, 28, 1)))
+    ladder = [rung.override({"epochs": "2", "folds": "2"}) for rung in make_plans(fingerprint, budget_s=600.0)]
+    made = fit_to_budget(ladder, fingerprint)
+    assert (made.train.epochs, made.split.folds) == (2.0, 2)
+    timed = replace(plan, budget_s=300.0, expect={"finish_s": 10.0, "train_s": 9.0}, companions=())
+    run = fit(squares(), timed.override({"epochs": "2"}))
+    assert [len(revisions) for revisions in run.plan.train.steps] == [1, 1]
+
+
 def test_speed_is_measured_in_a_form_that_this_machine_has(small: Plan) -> None:
     speed = measure_speed(small, device=torch.device("cpu"), limit_s=0.2)
     assert 0 < speed.step_s < 30

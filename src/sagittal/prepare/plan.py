@@ -291,7 +291,7 @@ class DecidePlan:
 class Plan:
     """Every choice of a training run.
 
-    ``why`` gives the reason of a choice under its dotted name: ``{"prepare.size": "median of 546 images"}``.
+    ``fixed`` names the fields that the user set; nothing changes those afterwards. ``why`` gives the reason of a choice under its dotted name: ``{"prepare.size": "median of 546 images"}``.
     ``expect`` holds what the planner expects in seconds and megabytes. Both are text for people; nothing reads them.
     """
 
@@ -307,6 +307,7 @@ class Plan:
     decide: DecidePlan = field(default_factory=DecidePlan)
     seed: int = 0
     budget_s: float | None = None
+    fixed: tuple[str, ...] = ()
     expect: Mapping[str, float] = field(default_factory=dict)
     why: Mapping[str, str] = field(default_factory=dict)
     format: int = PLAN_FORMAT
@@ -381,7 +382,9 @@ class Plan:
                 place[name] = json.loads(text)
             except ValueError:
                 place[name] = text
-            values["why"][f"{section}.{name}" if section else name] = "set by the user"
+            full = f"{section}.{name}" if section else name
+            values["why"][full] = "set by the user"
+            values["fixed"] = sorted({*values["fixed"], full})
         return Plan.from_json(values, where="overrides")
 
 

@@ -76,6 +76,7 @@ def make_plans(
         decide=_decide(fingerprint, why),
         seed=wishes.seed,
         budget_s=budget_s,
+        fixed=("split.folds",) if wishes.folds is not None else (),
     )
     rungs = _rungs_2d(fingerprint, wishes) if fingerprint.dimensions == 2 else _rungs_3d(fingerprint)
     if wishes.preset == "fast":

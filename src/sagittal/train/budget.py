@@ -227,7 +227,7 @@ def _afford_companions(
 def _as_measured(plan: Plan, speed: Speed) -> Plan:
     train = plan.train
     why = dict(plan.why)
-    if "set by the user" not in why.get("train.precision", ""):
+    if "train.precision" not in plan.fixed:
         train = replace(train, precision=speed.precision, channels_last=speed.channels_last, compile=speed.compiled)
         why["train.precision"] = (
             f"{speed.precision} is the fastest here: {1000 * speed.step_s:.0f} ms a step of {train.batch}"
@@ -286,15 +286,15 @@ def _fill(plan: Plan, seconds: float, epoch_s: float, fold_part: float) -> Plan:
     need = plan.train.epochs * epoch_s
     why = dict(plan.why)
     folds, repeats = plan.split.folds, plan.split.repeats
-    fixed_folds = "set by the user" in why.get("split.folds", "")
+    fixed_folds = "split.folds" in plan.fixed
     while folds > 1 and not fixed_folds and folds * need * fold_part > seconds:
         folds = {5: 3}.get(folds, 1)
     members = folds * repeats
-    if "set by the user" not in why.get("split.repeats", "") and members * need * 2 <= seconds:
+    if "split.repeats" not in plan.fixed and members * need * 2 <= seconds:
         repeats = max(1, min(int(seconds / (folds * need)), math.ceil(15 / folds)))
         members = folds * repeats
     epochs = plan.train.epochs
-    if "set by the user" not in why.get("train.epochs", ""):
+    if "train.epochs" not in plan.fixed:
         epochs = min(seconds / members / epoch_s, 2.0 * epochs)
         why["train.epochs"] = f"{seconds:.0f} s of training for {members} member(s), {epoch_s:.2f} s an epoch"
     if not fixed_folds:

@@ -199,7 +199,7 @@ class Trainer:
         if recorded:
             return Schedule([tuple(entry) for entry in recorded[seat.number]], fixed=True)  # type: ignore[misc]
         steps = max(1, round(plan.train.epochs * cases / min(plan.train.batch, cases)))
-        timed = seat.family == 0 and self.plan.budget_s is not None
+        timed = seat.family == 0 and self.plan.budget_s is not None and "train.epochs" not in self.plan.fixed
         return Schedule([(0, steps)], fixed=not timed)
 
     def _follow(
