@@ -363,6 +363,15 @@ def test_an_empty_folder_is_bad_input(tmp_path: Path, capsys: Capture) -> None:
     assert "'empty' is empty: no file lies in it or below it" in capsys.readouterr().err
 
 
+def test_threads_wait_without_spinning_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    main(["--version"])
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    main(["--version"])
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
 # Odd surroundings ------------------------------------------------------------------------------------------------------
 
 
