@@ -546,6 +546,21 @@ def test_a_full_disk_is_an_error_of_the_environment(studies: Path, plan_file: Pa
     assert "Traceback" not in result.stderr
 
 
+def test_the_demo_takes_twice_the_time_on_a_busy_machine(
+    studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, bool]] = []
+
+    def train(source: Path, *, budget: str | float, options: TrainOptions, **_: object) -> None:
+        asked.append((budget, options.overwrite))
+        raise BudgetError("too short") if len(asked) == 1 else DataError("enough")
+
+    monkeypatch.setattr(verbs, "train", train)
+    with pytest.raises(DataError, match="enough"):
+        sagittal.demo(tmp_path / "demo", data=str(studies), budget="1m")
+    assert asked == [("1m", False), (120.0, True)]
+
+
 @pytest.mark.slow
 def test_the_demo_goes_the_whole_way(tmp_path: Path) -> None:
     page = sagittal.demo(tmp_path / "demo", studies=20, budget="45s")

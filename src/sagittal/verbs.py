@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sagittal.errors import ConfigError, nearest
+from sagittal.errors import BudgetError, ConfigError, nearest
 from sagittal.options import EvaluateOptions, ReadOptions, TrainOptions, format_seconds, parse_budget
 from sagittal.progress import Quiet, Reporter
 from sagittal.run_folder import (
@@ -550,13 +550,13 @@ def demo(
     target = "nodule" if data == "phantom" else None
     dataset = ingest(source, folder / "manifest", target=target, options=read, reporter=talk)
     talk.say(f"2/5 train: {len(dataset)} cases, budget {budget}")
-    run = train(
-        folder / "manifest",
-        budget=budget,
-        output=folder / "run",
-        seed=seed,
-        options=TrainOptions(reporter=talk, name="demo"),
-    )
+    options = TrainOptions(reporter=talk, name="demo")
+    try:
+        run = train(folder / "manifest", budget=budget, output=folder / "run", seed=seed, options=options)
+    except BudgetError as error:  # a busy machine is no reason to show nothing
+        talk.say(f"{error} The demo goes on with twice the time.")
+        options, budget = replace(options, overwrite=True), 2 * parse_budget(budget)
+        run = train(folder / "manifest", budget=budget, output=folder / "run", seed=seed, options=options)
     talk.say("3/5 evaluate: the cases that were held out")
     evidence = evaluate(
         run.folder, folder / "manifest", output=folder / "evidence", options=EvaluateOptions(reporter=talk)
