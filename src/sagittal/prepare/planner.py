@@ -387,7 +387,7 @@ def _rungs_3d(fingerprint: Fingerprint) -> list[_Rung]:
         weight_decay=0.05,
         schedule="one-cycle",
         epochs=round(float(np.clip(30_000 / fingerprint.cases, 8, 60))),
-        batch=32 if fingerprint.cases > 400 else 16,
+        batch=32 if fingerprint.cases > 400 else 16 if fingerprint.cases > 200 else 8,
         label_smoothing=0.05,
         averaging=0.98,
     )

@@ -290,7 +290,7 @@ def _fill(plan: Plan, seconds: float, epoch_s: float, fold_part: float) -> Plan:
     while folds > 1 and not fixed_folds and folds * need * fold_part > seconds:
         folds = {5: 3}.get(folds, 1)
     members = folds * repeats
-    if "split.repeats" not in plan.fixed and members * need * 2 <= seconds:
+    if not {"split.repeats", "train.epochs"} & set(plan.fixed) and members * need * 2 <= seconds:
         repeats = max(1, min(int(seconds / (folds * need)), math.ceil(15 / folds)))
         members = folds * repeats
     epochs = plan.train.epochs
