@@ -222,7 +222,7 @@ def _train(
     """Plan, train, and judge the run by the cases that its networks did not learn from."""
     from sagittal.prepare.plan import Plan
     from sagittal.report.conclude import conclude
-    from sagittal.train.run import train_model
+    from sagittal.train.run import clear_work, train_model
     from sagittal.train.start import measure, measure_and_plan
 
     goes_on = (folder / "plan.json").is_file()
@@ -247,6 +247,7 @@ def _train(
     )
     ends = started + 0.97 * made.budget_s if made.budget_s and not goes_on else time.monotonic() + 60
     conclude(run, dataset, reporter=options.reporter, until=ends)
+    clear_work(folder)
     # From now on the plan holds the steps that were taken: with it the same weights come out.
     save_config(folder, {**load_config(folder), "plan": "plan.json"})
     spent = time.monotonic() - started

@@ -23,7 +23,8 @@ from sagittal.networks.heads import Network
 from sagittal.prepare.plan import ColumnPlan, NetworkPlan, Plan, PreparePlan
 from sagittal.progress import Advance
 from sagittal.train import members
-from sagittal.train.run import Run
+from sagittal.train.loop import Loop, Member
+from sagittal.train.run import Run, clear_work
 
 Fit = Callable[..., Run]
 Squares = Callable[..., Dataset]
@@ -66,7 +67,11 @@ def test_it_learns_and_leaves_what_people_recognise(fit: Fit, squares: Squares, 
     assert np.mean(hits) > 0.9
     names = {path.name for path in run.folder.iterdir()}
     assert names >= {"plan.json", "splits.json", "results.csv", "events.jsonl", "model"}
-    assert not names & {"checkpoint", "prepared"}
+    assert names >= {"checkpoint", "prepared"}  # a kill while the evidence is written must not cost the training
+    again = fit(squares(), plan, resume=True)
+    assert same(run, again)
+    clear_work(run.folder)
+    assert not {path.name for path in run.folder.iterdir()} & {"checkpoint", "prepared"}
     with (run.folder / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["member"] for row in rows} == {"0", "1", "2", "3"}
@@ -241,3 +246,25 @@ def test_a_linear_probe_computes_its_encoder_once(
     model = Model.load(run.folder / "model")
     prediction, case = run.validation[0]
     np.testing.assert_allclose(model.predict(case).logits, prediction.logits, atol=1e-5)
+
+
+def test_a_batch_that_overflows_spoils_nothing(
+    fit: Fit, squares: Squares, small: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, count = Loop.step, 0
+
+    def burst(self: Loop, member: Member, number: int, total: int, forward: object = None) -> float:
+        nonlocal count
+        count += 1
+        if count == 3:
+            with torch.no_grad():
+                hook = member.network.output.weight.register_hook(lambda gradient: gradient * float("nan"))
+            loss = step(self, member, number, total)
+            hook.remove()
+            return loss
+        return step(self, member, number, total)
+
+    monkeypatch.setattr(Loop, "step", burst)
+    run = fit(squares(), small)
+    assert count > 3
+    assert all(bool(torch.isfinite(value).all()) for value in weights(run) if value.is_floating_point())

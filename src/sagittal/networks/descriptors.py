@@ -20,6 +20,8 @@ POWERS = 5
 # A measure that lies further out than this, in standard deviations of the training set, says no more than its sign.
 CLIP = 4.0
 TINY = 1e-9
+# No measure of a real image comes near: an image of absurd values must not spoil the statistics of the others.
+CLIP_RAW = 1e4
 
 
 class DescriptorEncoder(nn.Module):
@@ -63,7 +65,7 @@ class DescriptorEncoder(nn.Module):
     def front(self, x: Tensor) -> Tensor:
         """The measures (N, M), which nothing trains: they may be computed once for all epochs."""
         with torch.autocast(x.device.type, enabled=False):  # sums over all voxels need single precision
-            return measure(x.float())
+            return torch.nan_to_num(measure(x.float()), nan=0.0, posinf=CLIP_RAW, neginf=-CLIP_RAW)
 
     def back(self, measures: Tensor) -> Tensor:
         """Features (N, F, 1, 1) of what :meth:`front` gave, or of a mixture of such."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from sagittal.train.batches import Batch, Batches
 from sagittal.train.device import autocast, memory_format
 from sagittal.train.schedule import Pace, Schedule, rate
 from sagittal.types import Array, Floats
+
+_log = logging.getLogger(__name__)
 
 
 class Team(Protocol):
@@ -181,15 +184,16 @@ class Loop:
 
     def _update(self, member: Member, number: int) -> None:
         train = self.plan.train
-        if train.clip_norm:
-            if self._scaler is not None:
-                self._scaler.unscale_(member.optimizer)
-            nn.utils.clip_grad_norm_(member.network.parameters(), train.clip_norm)
-        if self._scaler is None:
-            member.optimizer.step()
-        else:
+        if self._scaler is not None:
+            self._scaler.unscale_(member.optimizer)
+        norm = nn.utils.clip_grad_norm_(member.network.parameters(), train.clip_norm or math.inf)
+        if self._scaler is not None:
             self._scaler.step(member.optimizer)
             self._scaler.update()
+        elif bool(torch.isfinite(norm)):
+            member.optimizer.step()
+        else:  # one batch may overflow; a step along it would spoil every weight
+            _log.warning("member %d: step %d left out, its gradient is not finite", member.number, number)
         if member.average is not None:
             follow(member.average, member.network, min(train.averaging, (1 + number) / (10 + number)))
 

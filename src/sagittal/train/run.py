@@ -139,8 +139,6 @@ def train_model(
     model, final, logits, judged = _package(plan, fingerprint, splits, store, trained, by_id)
     model = model.save(folder / "model", overwrite=True)
     final.save(folder / "plan.json")
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    shutil.rmtree(folder / "prepared", ignore_errors=True)
     rows = np.flatnonzero(judged)
     # A vector answer lies on no grid.
     answers = model.predictor.decide([store.ids[n] for n in rows], logits[rows], [Grid((1, 1, 1))] * len(rows))
@@ -154,6 +152,12 @@ def train_model(
         skipped=(*dataset.skipped, *store.skipped),
         train_s=time.monotonic() - began,
     )
+
+
+def clear_work(folder: Path) -> None:
+    """Remove what only a resumed run would need, once a run's evidence is written."""
+    for name in ("checkpoint", "prepared"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _splits(dataset: Dataset, plan: Plan, folder: Path, resume: bool) -> Splits:
@@ -258,4 +262,4 @@ def _summary(fingerprint: Fingerprint, splits: Splits, store: Store) -> dict[str
     }
 
 
-__all__ = ["Run", "train_model"]
+__all__ = ["Run", "clear_work", "train_model"]
