@@ -31,8 +31,9 @@ from sagittal.prepare.plan import (
 
 Preset = Literal["fast", "balanced", "best"]
 
-#: Data sets beyond this size teach convolutions what fixed measures know.
-MOST_FOR_MEASURES = 20_000
+#: Data sets beyond this size teach convolutions what fixed measures know, and the convolutions see augmented images:
+#: they bear a new site better.
+MOST_FOR_MEASURES = 2000
 #: Modalities whose values depend on device and exposure as much as on the patient: MR, and projection radiography.
 ARBITRARY_SCALE = frozenset({"MR", "CR", "DX", "MG", "RF", "RG", "XA"})
 #: Images up to this side are learnt at their own size, by small networks.
