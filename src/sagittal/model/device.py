@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sagittal.errors import ConfigError, ResourceError
+from sagittal.errors import ConfigError, ResourceError, nearest
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -24,7 +24,9 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device("cuda:0" if name == "cuda" else f"cuda:{name}" if name.isdigit() else name)
     except RuntimeError as error:
-        raise ConfigError(f"'{name}' is not a device. Say auto, cpu, cuda, cuda:1 or mps.") from error
+        raise ConfigError(
+            f"'{name}' is not a device. {nearest(name, ['auto', 'cpu', 'cuda', 'cuda:1', 'mps'])}"
+        ) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ResourceError(
             f"the device {name} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices. "

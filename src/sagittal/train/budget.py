@@ -67,7 +67,7 @@ def measure_speed(plan: Plan, *, device: torch.device, limit_s: float) -> Speed:
         return _time_form(plan, device, "fp32", False, limit_s)
     if plan.input.dimensions == 2:
         forms.append(("fp32", True))
-    forms += [(kind, plan.input.dimensions == 2) for kind in precisions(device)[1:]]
+    forms += [(kind, plan.input.dimensions == 2) for kind in precisions(device, plan.input.dimensions)[1:]]
     best: Speed | None = None
     for precision, channels_last in forms:
         speed = _time_form(plan, device, precision, channels_last, limit_s / len(forms))
