@@ -184,7 +184,8 @@ def fit_to_budget(
         least_s = LEAST_STEPS * speed.step_s + 2 * speed.forward_case_s * train_cases / 4
         enough = min(enough, budget - left + least_s)
         last = n == len(ladder) - 1
-        wanted = max(ENOUGH, 0 if last else _fold_part(plan, fingerprint) * plan.split.folds)
+        few = _fold_part(plan, fingerprint) < ENOUGH
+        wanted = max(ENOUGH, _fold_part(plan, fingerprint) * plan.split.folds if few and not last else 0)
         if left >= plan.train.epochs * epoch_s * wanted or (last and left >= least_s):
             chosen = _fill(plan, left, epoch_s, _fold_part(plan, fingerprint))
             finish = finish_s(chosen, fingerprint, speed)
