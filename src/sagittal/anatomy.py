@@ -233,7 +233,7 @@ def place_nodules(patient: Patient, scan: Scan, count: int, rng: np.random.Gener
         if len(found) == count:
             return tuple(found)
         low = 8.0 if found else 14.0
-        diameter = float(np.clip(rng.lognormal(np.log(18.0), 0.25), low, 30.0))
+        diameter = float(np.clip(rng.lognormal(np.log(22.0), 0.25), low, 30.0))
         radius = diameter / 2
         site = ("free", "vessel", "pleura")[rng.integers(3)]
         if site == "vessel":

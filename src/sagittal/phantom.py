@@ -103,7 +103,7 @@ def _cohort(studies: int, seed: int) -> list[tuple[Patient, Scan, int, int]]:
     visits = [(n, 0) for n in range(len(people))] + [(int(n), 1) for n in rng.permutation(len(people))[:second]]
     result = []
     for n, visit in (visits[m] for m in rng.permutation(len(visits))):
-        count = 1 + people[n].anatomy % 3 if n in with_nodule else 0
+        count = 3 + people[n].anatomy % 3 if n in with_nodule else 0
         scan = Scan(
             dose_mgy=round(float(np.exp(rng.uniform(np.log(1.2), np.log(8.0)))), 2),
             kernel=tuple(KERNELS)[rng.integers(3)],
