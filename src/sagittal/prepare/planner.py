@@ -118,12 +118,14 @@ def _companions(fingerprint: Fingerprint, why: dict[str, str]) -> tuple[Companio
     if fingerprint.cases > MOST_FOR_MEASURES:
         return ()
     why["companions"] = f"{fingerprint.cases} cases: measures of shape and texture know what few cases cannot teach"
+    batch = 64 if fingerprint.cases >= 500 else 16
     measured = TrainPlan(
         learning_rate=3e-3,
         weight_decay=0.1,
         schedule="one-cycle",
-        epochs=40,
-        batch=64,
+        # At least 500 steps: forty passes over fifty cases are not enough to learn anything.
+        epochs=round(max(40, 500 * batch / fingerprint.cases)),
+        batch=batch,
         cache_features=True,
         mixup=0.2,
     )
