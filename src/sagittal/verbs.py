@@ -43,6 +43,7 @@ def ingest(
     *,
     target: str | None = None,
     options: ReadOptions | None = None,
+    name: str | None = None,
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> Dataset:
@@ -58,6 +59,8 @@ def ingest(
     target : str, optional
         Column to learn.
     options : ReadOptions, optional
+    name : str, optional
+        What reports call the data set; the source's own name where not given.
     overwrite : bool
         Whether a manifest that is there may be replaced.
     reporter : Reporter, optional
@@ -68,6 +71,8 @@ def ingest(
         As reading says; if `output` is taken.
     """
     dataset = _open(source, target, options or ReadOptions(), reporter or Quiet())
+    if name is not None:
+        dataset = replace(dataset, name=name)
     if output is None:
         return dataset
     from sagittal.read.manifest import read_manifest, write_manifest
@@ -549,7 +554,8 @@ def demo(
     else:
         talk.say(f"1/5 data: {data}")
     target = "nodule" if data == "phantom" else None
-    dataset = ingest(source, folder / "manifest", target=target, options=read, reporter=talk)
+    name = "synthetic chest CT" if data == "phantom" else None
+    dataset = ingest(source, folder / "manifest", target=target, options=read, name=name, reporter=talk)
     talk.say(f"2/5 train: {len(dataset)} cases, budget {budget}")
     options = TrainOptions(reporter=talk, name="demo")
     try:
