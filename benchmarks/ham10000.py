@@ -22,7 +22,7 @@ from machine import describe
 
 DATA = Path(os.environ.get("SAGITTAL_BENCH_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 SAGITTAL = Path(sys.executable).with_name("sagittal")
-MEASURES = ("macro.auc", "balanced_accuracy", "accuracy", "ece", "baseline.accuracy")
+MEASURES = ("auc", "balanced_accuracy", "accuracy", "ece", "baseline.accuracy")
 
 
 def run_one(pretrained: str, arguments: argparse.Namespace) -> dict[str, Any]:
