@@ -10,9 +10,10 @@ from typing import Any
 from sagittal.errors import DataError, nearest
 from sagittal.image import Image
 from sagittal.labels import ClassScores
+from sagittal.truth import Boxes, SegmentationSource
 
-#: What is known to be true of a case. Later tasks add label maps and boxes.
-Truth = ClassScores
+#: What is known to be true of a case: its classes, what each voxel belongs to, or where its objects lie.
+Truth = ClassScores | SegmentationSource | Boxes
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +28,17 @@ class ImageSource:
         The files on disk that it reads.
     member : str
         Which part of a file with several images, such as an index in an ``.npz``; empty for the whole file.
+    way : str
+        How it is read, a key of ``sagittal.read.sources.IMAGE_WAYS``; empty where it is not read from files.
+    options : mapping of str to value
+        What that way of reading was told; plain values, as in JSON.
     """
 
     read: Callable[[], Image]
     files: tuple[Path, ...] = ()
     member: str = ""
+    way: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Image:
         """Read the image.
@@ -76,6 +83,11 @@ class Case:
     truth: Truth | None = None
     split: str | None = None
     source: str = ""
+
+    @property
+    def scores(self) -> ClassScores | None:
+        """The truth where it is about the case as a whole; ``None`` where nothing is known or it has a place."""
+        return self.truth if isinstance(self.truth, ClassScores) else None
 
     def image(self, name: str | None = None) -> Image:
         """Read one image; the name may be left out where the case has only one."""

@@ -11,8 +11,12 @@ import numpy as np
 from sagittal.errors import ConfigError, DataError, nearest
 from sagittal.types import Floats
 
-Kind = Literal["binary", "multiclass", "multilabel", "ordinal"]
-KINDS: tuple[Kind, ...] = ("binary", "multiclass", "multilabel", "ordinal")
+Kind = Literal["binary", "multiclass", "multilabel", "ordinal", "structures", "objects"]
+#: Kinds of questions whose answer is one or more classes for the whole case.
+CLASS_KINDS: tuple[Kind, ...] = ("binary", "multiclass", "multilabel", "ordinal")
+#: Kinds whose answer has a place: structures in a label map, objects in boxes.
+PLACE_KINDS: tuple[Kind, ...] = ("structures", "objects")
+KINDS: tuple[Kind, ...] = (*CLASS_KINDS, *PLACE_KINDS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +51,10 @@ class LabelScheme:
 
     Parameters
     ----------
-    kind : {"binary", "multiclass", "multilabel", "ordinal"}
+    kind : {"binary", "multiclass", "multilabel", "ordinal", "structures", "objects"}
         ``binary`` has two classes of which the second is the positive one; ``ordinal`` lists grades from least to
-        most; in ``multilabel`` any number of classes holds at once.
+        most; in ``multilabel`` any number of classes holds at once. The classes of ``structures`` are what a
+        segmentation outlines, background left out; those of ``objects`` are what boxes enclose.
     classes : tuple of str
     target : str
         Column or source that the labels came from.
@@ -68,7 +73,7 @@ class LabelScheme:
             raise ConfigError(f"label scheme of unknown kind '{self.kind}'. {nearest(self.kind, KINDS)}")
         if len(set(self.classes)) != len(self.classes):
             raise DataError(f"class names must differ: {list(self.classes)}")
-        if len(self.classes) < (1 if self.kind == "multilabel" else 2):
+        if len(self.classes) < (1 if self.kind in {"multilabel", *PLACE_KINDS} else 2):
             raise DataError(
                 f"'{self.target}' holds only one class ({', '.join(self.classes) or 'none'}); at least two are needed "
                 "to learn from. Choose another target, or add cases of the other class."
@@ -79,7 +84,7 @@ class LabelScheme:
     @property
     def exclusive(self) -> bool:
         """Whether exactly one class holds for a case."""
-        return self.kind != "multilabel"
+        return self.kind in {"binary", "multiclass", "ordinal"}
 
     def truth(self, *names: str) -> ClassScores:
         """The truth in which exactly these classes hold.

@@ -24,7 +24,7 @@ def check_labels(dataset: Dataset, *, folds: int = 5) -> Iterator[Finding]:
     folds : int
         Into how many parts the patients of each class must be divisible.
     """
-    labelled = [case for case in dataset if case.truth is not None and case.truth.known]
+    labelled = [case for case in dataset if case.scores is not None and case.scores.known]
     if dataset.scheme is None or not labelled:
         yield Finding(
             "error",
@@ -33,7 +33,7 @@ def check_labels(dataset: Dataset, *, folds: int = 5) -> Iterator[Finding]:
             "sort the images into a folder for each class.",
         )
         return
-    unknown = tuple(case.id for case in dataset if case.truth is None or not case.truth.known)
+    unknown = tuple(case.id for case in dataset if case.scores is None or not case.scores.known)
     if unknown:
         yield Finding(
             "note",
@@ -47,7 +47,7 @@ def check_labels(dataset: Dataset, *, folds: int = 5) -> Iterator[Finding]:
 
 
 def _classes(scheme: LabelScheme, labelled: list[Case], folds: int) -> Iterator[Finding]:
-    values = np.array([case.truth.values for case in labelled if case.truth is not None])  # (N, C)
+    values = np.array([case.scores.values for case in labelled if case.scores is not None])  # (N, C)
     positive, known = np.nansum(values, axis=0), np.isfinite(values).sum(axis=0)
     counts = {name: int(n) for name, n in zip(scheme.classes, positive, strict=True)}
     if scheme.exclusive and sum(n > 0 for n in counts.values()) < 2:
@@ -120,7 +120,7 @@ def _conflicts(labelled: list[Case]) -> Iterator[Finding]:
     doubled: list[str] = []
     for same in seen.values():
         if len(same) > 1:
-            values = [case.truth.values for case in same if case.truth is not None]
+            values = [case.scores.values for case in same if case.scores is not None]
             equal = all(np.array_equal(v, values[0], equal_nan=True) for v in values)
             (doubled if equal else conflicting).extend(case.id for case in same)
     if conflicting:

@@ -381,7 +381,7 @@ def evaluate_model(
     for name in by:
         if name not in columns:
             raise DataError(f"{dataset.name}: has no clinical column '{name}'. {nearest(name, columns)}")
-    if not any(case.truth is not None and case.truth.known for case in dataset):
+    if not any(case.scores is not None and case.scores.known for case in dataset):
         raise DataError(f"{dataset.name}: no case has a truth to measure against. Name the label column with --target.")
     splits = sorted({case.split or "all" for case in dataset})
     point = getattr(model, "operating_point", None)
@@ -463,12 +463,12 @@ def align(dataset: Dataset, scheme: LabelScheme) -> Dataset:
     where = [scheme.classes.index(name) for name in mine.classes]
 
     def moved(case: Case) -> Case:
-        if case.truth is None:
+        if case.scores is None:
             return case
         values = scheme.unknown().values.copy()
-        if scheme.exclusive and case.truth.known:
+        if scheme.exclusive and case.scores.known:
             values[:] = 0  # another class holds
-        values[where] = case.truth.values
+        values[where] = case.scores.values
         return replace(case, truth=ClassScores(values))
 
     return replace(dataset, cases=tuple(moved(case) for case in dataset), scheme=scheme)

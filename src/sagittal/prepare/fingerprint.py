@@ -304,8 +304,8 @@ def _percentiles(values: Any) -> Spread:
 def _count_classes(dataset: Dataset, scheme: LabelScheme) -> dict[str, int]:
     total = np.zeros(len(scheme.classes))
     for case in dataset:
-        if case.truth is not None:
-            total += np.nan_to_num(case.truth.values)
+        if case.scores is not None:
+            total += np.nan_to_num(case.scores.values)
     return {name: int(n) for name, n in zip(scheme.classes, total, strict=True)}
 
 
@@ -325,7 +325,9 @@ def _content(dataset: Dataset) -> str:
     digest = hashlib.sha256()
     for case in dataset:
         digest.update(case_content(case).encode())
-        digest.update(f"{case.id}|{case.split}|{None if case.truth is None else case.truth.values.tolist()}\n".encode())
+        digest.update(
+            f"{case.id}|{case.split}|{None if case.scores is None else case.scores.values.tolist()}\n".encode()
+        )
     return digest.hexdigest()
 
 

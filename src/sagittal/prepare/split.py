@@ -111,7 +111,7 @@ def _grouped_folds(cases: Sequence[Case], folds: int, seed: int) -> list[tuple[l
 
 def _strata(cases: Sequence[Case], folds: int) -> Array:
     """A class a case; classes with fewer cases than folds are pooled, so that none is asked to be everywhere."""
-    truth = np.array([np.nan_to_num(case.truth.values) for case in cases if case.truth is not None])
+    truth = np.array([np.nan_to_num(case.scores.values) for case in cases if case.scores is not None])
     rarity = 1 / np.maximum(truth.sum(axis=0), 1)
     strata = np.where(truth.any(axis=1), (truth * rarity).argmax(axis=1), -1)
     values, counts = np.unique(strata, return_counts=True)

@@ -2,7 +2,7 @@
 
 ``cases.parquet`` has a row a case; ``dataset.json`` says what the columns mean. Files are named below one root, which is
 found from the manifest's own place first, so that manifest and data can move together. No pixels are copied, and nothing
-in a manifest names code: how an image is read is one of three words.
+in a manifest names code: how an image is read is a word of ``sagittal.read.sources``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +19,13 @@ from sagittal.case import Case, ImageSource
 from sagittal.dataset import Dataset, Skipped
 from sagittal.errors import ConfigError, DataError, ReadError, nearest
 from sagittal.labels import ClassScores, LabelScheme
-from sagittal.read.dicom import read_dicom_series
-from sagittal.read.npz import read_npz_item
-from sagittal.read.open_image import read_image
-from sagittal.read.sources import file_source, item_source, series_source
+from sagittal.read.sources import item_source, make_source
 from sagittal.read.truths import scheme_of
 
 if TYPE_CHECKING:
     from sagittal.read.open_dataset import Request
 
-MANIFEST_FORMAT = 1
+MANIFEST_FORMAT = 2
 CASES, SCHEMA = "cases.parquet", "dataset.json"
 _KEYS = {"format", "name", "layout", "scheme", "columns", "notes", "skipped", "root", "absolute_root", "cases"}
 _TRUTH, _COLUMN = "truth:", "column:"
@@ -99,7 +95,7 @@ def write_manifest(dataset: Dataset, folder: Path) -> None:
         "images": pa.array([[_point(n, s, root) for n, s in case.images.items()] for case in dataset], _image_type()),
     }
     for n, name in enumerate(dataset.scheme.classes if dataset.scheme else ()):
-        values = [None if case.truth is None else float(case.truth.values[n]) for case in dataset]
+        values = [None if case.scores is None else float(case.scores.values[n]) for case in dataset]
         columns[_TRUTH + name] = pa.array(values, pa.float64())
     for name in dataset.columns:
         columns[_COLUMN + name] = _plain_array([case.table.get(name) for case in dataset])
@@ -187,37 +183,34 @@ def _case(row: Mapping[str, Any], root: Path, columns: Sequence[str], scheme: La
 
 
 def _point(name: str, source: ImageSource, root: Path) -> dict[str, Any]:
-    """How an image is found again: one of three ways to read, and its files below the root."""
+    """How an image is found again: its way of reading, and its files below the root."""
+    if not source.way:
+        raise DataError(f"the image '{name}' is not read from files; a manifest cannot point at it")
     files = [file.resolve().relative_to(root).as_posix() for file in source.files]
-    point = {"name": name, "files": files, "array": None, "index": None, "modality": None}
-    inner = source.read.args[1] if isinstance(source.read, partial) and len(source.read.args) == 2 else source.read
-    read = inner.func if isinstance(inner, partial) else None
-    if read is read_image:
-        return {**point, "read": "file"}
-    if read is read_dicom_series:
-        return {**point, "read": "series"}
-    if read is read_npz_item and isinstance(inner, partial):
-        _, array, index, modality = inner.args
-        return {**point, "read": "item", "array": array, "index": index, "modality": modality}
-    raise DataError(f"the image '{name}' is not read from files; a manifest cannot point at it")
+    return {
+        "name": name,
+        "read": source.way,
+        "files": files,
+        "member": source.member,
+        "options": json.dumps(dict(source.options)),
+    }
 
 
 def _image(case: str, point: Mapping[str, Any], root: Path) -> ImageSource:
     files = tuple(root / file for file in point["files"])
-    if point["read"] == "file":
-        return file_source(case, files[0])
-    if point["read"] == "series":
-        return series_source(case, files)
+    if "options" in point:
+        return make_source(case, point["read"], files, json.loads(point["options"]), member=point["member"])
+    # format 1 had three ways and no options
     if point["read"] == "item":
         return item_source(case, files[0], point["array"], point["index"], point["modality"])
-    raise ReadError(f"case {case}: the manifest says '{str(point['read'])[:40]}', expected file, series or item")
+    return make_source(case, point["read"], files)
 
 
 def _image_type() -> Any:
     import pyarrow as pa
 
     text = pa.string()
-    fields = {"name": text, "read": text, "files": pa.list_(text), "array": text, "index": pa.int64(), "modality": text}
+    fields = {"name": text, "read": text, "files": pa.list_(text), "member": text, "options": text}
     return pa.list_(pa.struct(list(fields.items())))
 
 

@@ -1,39 +1,108 @@
-"""Image sources of cases: lazy, picklable, and with the case's name on every error."""
+"""Image and segmentation sources of cases: lazy, picklable, nameable in a manifest, the case's name on every error."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import blake2s
 from pathlib import Path
+from typing import Any
 
 from sagittal.case import ImageSource
-from sagittal.errors import SagittalError
+from sagittal.errors import ConfigError, SagittalError, nearest
 from sagittal.image import Image
 from sagittal.read.dicom import read_dicom_series
 from sagittal.read.npz import read_npz_item
 from sagittal.read.open_image import read_image
+from sagittal.truth import Segmentation, SegmentationSource
+
+
+def _read_file(files: tuple[Path, ...]) -> Image:
+    return read_image(files[0])
+
+
+def _read_series(files: tuple[Path, ...], **options: Any) -> Image:
+    return read_dicom_series(files, **options)
+
+
+def _read_item(files: tuple[Path, ...], array: str, index: int, modality: str = "OT") -> Image:
+    return read_npz_item(files[0], array, index, modality)
+
+
+#: Way of reading -> function of the files and options. A manifest names the way, never code.
+IMAGE_WAYS: dict[str, Callable[..., Image]] = {
+    "file": _read_file,
+    "item": _read_item,
+    "series": _read_series,
+}
+#: The same for segmentations.
+MASK_WAYS: dict[str, Callable[..., Segmentation]] = {}
+
+
+def make_source(
+    case: str, way: str, files: Sequence[Path], options: Mapping[str, Any] | None = None, *, member: str = ""
+) -> ImageSource:
+    """An image that is read from files in one of :data:`IMAGE_WAYS`; its errors begin with the case's name.
+
+    Raises
+    ------
+    ConfigError
+        If the way is not known.
+    """
+    if way not in IMAGE_WAYS:
+        raise ConfigError(f"case {case}: images are not read by '{way[:40]}'. {nearest(way, IMAGE_WAYS)}")
+    files, options = tuple(files), dict(options or {})
+    return ImageSource(partial(_read, case, "images", way, files, options), files, member, way, options)
+
+
+def make_mask_source(
+    case: str,
+    way: str,
+    files: Sequence[Path],
+    options: Mapping[str, Any] | None = None,
+    *,
+    structures: Sequence[str] = (),
+) -> SegmentationSource:
+    """A segmentation that is read from files in one of :data:`MASK_WAYS`; its errors begin with the case's name.
+
+    Raises
+    ------
+    ConfigError
+        If the way is not known.
+    """
+    if way not in MASK_WAYS:
+        raise ConfigError(f"case {case}: segmentations are not read by '{way[:40]}'. {nearest(way, MASK_WAYS)}")
+    files, options = tuple(files), dict(options or {})
+    return SegmentationSource(
+        partial(_read, case, "masks", way, files, options), files, tuple(structures), way, options
+    )
+
+
+def rename_source(case: str, source: ImageSource) -> ImageSource:
+    """The same image for a case of another name."""
+    return make_source(case, source.way, source.files, source.options, member=source.member) if source.way else source
 
 
 def file_source(case: str, path: Path) -> ImageSource:
     """The image in one file."""
-    return ImageSource(partial(_read, case, partial(read_image, path)), (path,))
+    return make_source(case, "file", (path,))
 
 
-def series_source(case: str, paths: tuple[Path, ...]) -> ImageSource:
+def series_source(case: str, paths: Sequence[Path], **options: Any) -> ImageSource:
     """The volume in the files of one DICOM series."""
-    return ImageSource(partial(_read, case, partial(read_dicom_series, paths)), paths)
+    return make_source(case, "series", paths, options)
 
 
 def item_source(case: str, path: Path, member: str, index: int, modality: str = "OT") -> ImageSource:
     """One image of an array of many."""
-    read = partial(read_npz_item, path, member, index, modality)
-    return ImageSource(partial(_read, case, read), (path,), f"{member}[{index}]")
+    options = {"array": member, "index": index, "modality": modality}
+    return make_source(case, "item", (path,), options, member=f"{member}[{index}]")
 
 
-def _read(case: str, read: Callable[[], Image]) -> Image:
+def _read(case: str, kind: str, way: str, files: tuple[Path, ...], options: Mapping[str, Any]) -> Any:
+    ways: Mapping[str, Callable[..., Any]] = IMAGE_WAYS if kind == "images" else MASK_WAYS
     try:
-        return read()
+        return ways[way](files, **options)
     except SagittalError as error:
         raise type(error)(f"case {case}: {error}") from error
 

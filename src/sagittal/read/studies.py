@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from sagittal.case import Case
 from sagittal.errors import ReadError
 from sagittal.read.files import Group, expand, group, image_files
 from sagittal.read.open_image import stem
-from sagittal.read.sources import file_source, patient_key, series_source, short_hash
+from sagittal.read.sources import file_source, patient_key, rename_source, series_source, short_hash
 
 
 def find_studies(paths: str | Path | Iterable[str | Path]) -> list[Case]:
@@ -87,12 +88,7 @@ def unique(cases: list[Case]) -> list[Case]:
 
 def _renamed(case: Case, name: str) -> Case:
     """The case under another name, which its image sources' errors take up too."""
-    from dataclasses import replace
-
-    images = {
-        key: file_source(name, source.files[0]) if len(source.files) == 1 else series_source(name, source.files)
-        for key, source in case.images.items()
-    }
+    images = {key: rename_source(name, source) for key, source in case.images.items()}
     return replace(case, id=name, patient=name if case.patient == case.id else case.patient, images=images)
 
 

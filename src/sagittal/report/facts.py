@@ -18,7 +18,7 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
     classes: dict[str, int] = {}
     if dataset.scheme is not None:
         for n, name in enumerate(dataset.scheme.classes):
-            classes[name] = sum(1 for case in dataset if case.truth is not None and case.truth.values[n] == 1)
+            classes[name] = sum(1 for case in dataset if case.scores is not None and case.scores.values[n] == 1)
     return {
         "source": dataset.name,
         "layout": dataset.layout,

@@ -74,7 +74,7 @@ class Classify:
 
     def target(self, case: Case) -> Array:
         """1 for the classes that hold, 0 for those that do not, nan where unknown, (C,) float32."""
-        truth = case.truth if case.truth is not None else self.scheme.unknown()
+        truth = case.scores if case.scores is not None else self.scheme.unknown()
         if len(truth.values) != len(self.scheme.classes):
             raise DataError(
                 f"case {case.id}: the truth has {len(truth.values)} classes, "

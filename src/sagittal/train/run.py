@@ -235,9 +235,9 @@ def _package(
 
 
 def _truth(case: Case) -> Floats:
-    if case.truth is None:
+    if case.scores is None:
         raise DataError(f"case {case.id}: has no truth")
-    return case.truth.values
+    return case.scores.values
 
 
 def _summary(fingerprint: Fingerprint, splits: Splits, store: Store) -> dict[str, Any]:
