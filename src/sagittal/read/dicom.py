@@ -11,10 +11,10 @@ from pydicom.dataset import Dataset as Header
 from sagittal.errors import GeometryError, ReadError
 from sagittal.grid import Grid
 from sagittal.image import Image
-from sagittal.read.dicom_file import PixelFormat, open_dicom
+from sagittal.read.dicom_file import PixelFormat
 from sagittal.read.dicom_geometry import Plane, check_alike, place_planes
-from sagittal.read.dicom_pixels import decode_pixels
-from sagittal.read.dicom_values import apply_meaning, code_of, modality_of, unit_of
+from sagittal.read.dicom_stack import StackFrame, open_series, stack_frames
+from sagittal.read.dicom_values import code_of, meaning_of, modality_of, unit_of
 from sagittal.read.limits import as_read_error
 from sagittal.types import Floats
 
@@ -63,12 +63,16 @@ def read_dicom_series(paths: Sequence[Path]) -> Image:
     if not paths:
         raise ReadError("DICOM: no files were given")
     with as_read_error("DICOM"):
-        opened = (open_dicom(Path(path)) for path in paths)
-        headers = list({_instance(header, number): header for number, header in enumerate(opened)}.values())
-        planes = [plane for header in headers for plane in _planes(header)]
+        headers = open_series(paths)
+        frames = [
+            (StackFrame(header, number, plane.layout, meaning_of(plane, header)), plane)
+            for header in headers
+            for number, plane in enumerate(_planes(header))
+        ]
+        planes = [plane for _, plane in frames]
         check_alike(planes)
         order, grid = place_planes(planes)
-        data = _gather(headers, planes, order)
+        data = stack_frames([frames[n][0] for n in order])
         first = headers[0]
         unit = unit_of(first, planes[0])
         return Image(
@@ -79,10 +83,6 @@ def read_dicom_series(paths: Sequence[Path]) -> Image:
             bits=planes[0].bits,
             body_part=code_of(first.get("BodyPartExamined")),
         )
-
-
-def _instance(header: Header, number: int) -> str:
-    return str(header.get("SOPInstanceUID") or number)
 
 
 def _planes(header: Header) -> list[Plane]:
@@ -155,21 +155,3 @@ def _thickness(measures: Header) -> float | None:
         if value is not None and value != "" and np.isfinite(float(value)) and abs(float(value)) > 0:
             return abs(float(value))
     return None
-
-
-def _gather(headers: list[Header], planes: list[Plane], order: list[int]) -> Floats:
-    """Values of all planes in order, (C, columns, rows, planes) float32."""
-    first = planes[0].layout
-    colours = 3 if first.samples == 3 or first.photometric == "PALETTE COLOR" else 1
-    stack = np.empty((len(planes), first.rows, first.columns, colours), dtype=np.float32)
-    place = {number: k for k, number in enumerate(order)}
-    number = 0
-    for header in headers:
-        layout = planes[number].layout
-        pixels = decode_pixels(header, layout)
-        if pixels.shape != (layout.frames, layout.rows, layout.columns, colours):
-            raise ReadError(f"DICOM: pixels decode to {pixels.shape}, not the declared size")
-        for frame in pixels:
-            stack[place[number]] = frame if colours == 3 else apply_meaning(frame, planes[number], header)
-            number += 1
-    return stack.transpose(3, 2, 1, 0)

@@ -228,6 +228,8 @@ class PixelFormat:
         BitsAllocated, BitsStored, HighBit.
     signed : bool
     photometric : str
+    whole : bool
+        Whether the stored values are whole numbers, not floating point.
     """
 
     def __init__(self, header: Header) -> None:
@@ -240,6 +242,7 @@ class PixelFormat:
         self.high = _integer(header, "HighBit", self.stored - 1)
         self.signed = _integer(header, "PixelRepresentation", 0) == 1
         self.photometric = str(header.get("PhotometricInterpretation") or "").strip().upper()
+        self.whole = "PixelData" in header
         self._check()
 
     def _check(self) -> None:

@@ -10,6 +10,7 @@ from pydicom.pixels.processing import apply_modality_lut
 
 from sagittal.errors import ReadError
 from sagittal.read.dicom_geometry import Plane
+from sagittal.read.dicom_stack import Meaning
 from sagittal.types import Array
 
 
@@ -22,24 +23,27 @@ def code_of(value: Any) -> str:
     return text if len(text) <= 16 and text.replace("_", "").replace(" ", "").isalnum() else ""
 
 
-def apply_meaning(frame: Array, plane: Plane, header: Header) -> Array:
-    """Stored grey values -> values of the modality, MONOCHROME1 inverted where they have no unit."""
+def meaning_of(plane: Plane, header: Header) -> Meaning:
+    """Stored grey values -> values of the modality, MONOCHROME1 inverted where they have no unit.
+
+    A line (slope, intercept) wherever that is all, for the sake of speed; else a function.
+    """
     source = plane.rescale if plane.rescale is not None else header
-    values: Array = frame
     slope, intercept = _rescale(source)
+    inverted = plane.layout.photometric == "MONOCHROME1" and unit_of(header, plane) == "1" and plane.layout.whole
     if "ModalityLUTSequence" in source:
-        values = np.asarray(apply_modality_lut(frame, source))
-    elif slope == 1.0 and intercept == round(intercept) and frame.dtype.itemsize <= 2:
-        values = np.add(frame, np.float32(intercept), dtype=np.float32)  # exact, and half the time of double precision
-    elif (slope, intercept) != (1.0, 0.0):
-        values = frame * slope + intercept
-    if plane.layout.photometric == "MONOCHROME1" and unit_of(header, plane) == "1" and frame.dtype.kind != "f":
+
+        def look_up(stored: Array) -> Array:
+            values: Array = np.asarray(apply_modality_lut(stored, source))
+            # A LUT has no ends of its own: those of its values take their place.
+            return float(values.min()) + float(values.max()) - values if inverted else values
+
+        return look_up
+    if inverted:
         lowest = -(1 << plane.layout.stored - 1) if plane.layout.signed else 0
-        ends = np.array([lowest, lowest + (1 << plane.layout.stored) - 1])
-        # A LUT has no ends of its own: those of its values take their place.
-        ends = np.array([values.min(), values.max()]) if "ModalityLUTSequence" in source else ends * slope + intercept
-        values = ends.sum() - values.astype(np.float64)
-    return values
+        ends = 2 * lowest + (1 << plane.layout.stored) - 1
+        return -slope, ends * slope + intercept  # the sum of the values of both ends, less the value
+    return slope, intercept
 
 
 def _rescale(source: Header) -> tuple[float, float]:
