@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -156,13 +156,20 @@ class Boxes:
         Index into the classes of the data set's scheme.
     crowd : (N,) bool, optional
         Boxes that count neither as found nor as missed: crowds of COCO, difficult objects of VOC.
+    frame : {"voxel", "mm"}
+        ``"mm"`` where the source gives places in the patient, as LUNA does: the middle of the corners is then LPS+ mm,
+        and their difference the edge lengths in mm along the (i, j, k) of whatever grid the image has. :meth:`on` turns
+        them into voxels.
     """
 
     corners: Floats
     classes: Array
     crowd: Array | Sequence[bool] | None = None
+    frame: Literal["voxel", "mm"] = "voxel"
 
     def __post_init__(self) -> None:
+        if self.frame not in {"voxel", "mm"}:
+            raise DataError(f"boxes are in 'voxel' or 'mm', not '{self.frame}'")
         corners = np.array(self.corners, dtype=np.float64).reshape(-1, 2, 3)
         classes = np.array(self.classes, dtype=np.int64).reshape(-1)
         crowd = np.zeros(len(classes), bool) if self.crowd is None else np.array(self.crowd, dtype=bool).reshape(-1)
@@ -182,5 +189,28 @@ class Boxes:
 
     @property
     def sizes(self) -> Floats:
-        """Edge lengths, (N, 3) voxels; zero or negative for a degenerate box."""
+        """Edge lengths, (N, 3) in the unit of the frame; zero or negative for a degenerate box."""
         return np.asarray(self.corners[:, 1] - self.corners[:, 0])
+
+    def on(self, grid: Grid) -> Boxes:
+        """The boxes in voxel indices of the grid of their image; they themselves where they are so already.
+
+        Raises
+        ------
+        GeometryError
+            If they are in mm and the image has no position.
+
+        Examples
+        --------
+        >>> nodule = Boxes([[[-5, -5, -5], [5, 5, 5]]], [0], frame="mm")  # 10 mm around the origin
+        >>> nodule.on(Grid((64, 64, 20), np.diag([0.5, 0.5, 2.0, 1]))).corners.tolist()
+        [[[-10.0, -10.0, -2.5], [10.0, 10.0, 2.5]]]
+        """
+        if self.frame == "voxel":
+            return self
+        if grid.affine is None:
+            raise GeometryError("the boxes are given in mm of the patient, but the image has no position")
+        inverse = np.linalg.inv(grid.affine)
+        middle = self.corners.mean(axis=1) @ inverse[:3, :3].T + inverse[:3, 3]
+        half = self.sizes / 2 / np.asarray(grid.spacing)
+        return Boxes(np.stack([middle - half, middle + half], axis=1), self.classes, self.crowd)

@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import blake2s
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sagittal.case import ImageSource
-from sagittal.errors import ConfigError, SagittalError, nearest
+from sagittal.errors import ConfigError, GeometryError, ReadError, SagittalError, nearest
 from sagittal.image import Image
 from sagittal.read.dicom import read_dicom_series
+from sagittal.read.label_map import read_label_map
 from sagittal.read.npz import read_npz_item
 from sagittal.read.open_image import read_image
+from sagittal.read.shapes import read_shapes
 from sagittal.truth import Segmentation, SegmentationSource
 
 
-def _read_file(files: tuple[Path, ...]) -> Image:
-    return read_image(files[0])
+def _read_file(
+    files: tuple[Path, ...], channel: int | None = None, modality: str = "", size: Sequence[int] | None = None
+) -> Image:
+    """One file; one of its channels, the modality that the data set states, the size that its annotations are for."""
+    image = read_image(files[0])
+    if size is not None and image.grid.shape[:2] != tuple(size):
+        raise GeometryError(
+            f"the annotations are for {size[0]} x {size[1]} pixels, the image has {image.grid.shape[0]} x "
+            f"{image.grid.shape[1]}: they belong to another version of it"
+        )
+    if channel is not None:
+        if not 0 <= channel < image.channels:
+            raise ReadError(f"has {image.channels} channels, where the data set names a channel {channel}")
+        image = replace(image, data=np.ascontiguousarray(image.data[channel : channel + 1]))
+    if modality and image.modality == "OT":
+        image = replace(image, modality=modality)
+    return image
 
 
 def _read_series(files: tuple[Path, ...], **options: Any) -> Image:
@@ -36,7 +56,10 @@ IMAGE_WAYS: dict[str, Callable[..., Image]] = {
     "series": _read_series,
 }
 #: The same for segmentations.
-MASK_WAYS: dict[str, Callable[..., Segmentation]] = {}
+MASK_WAYS: dict[str, Callable[..., Segmentation]] = {
+    "label_map": read_label_map,
+    "shapes": read_shapes,
+}
 
 
 def make_source(
@@ -83,9 +106,17 @@ def rename_source(case: str, source: ImageSource) -> ImageSource:
     return make_source(case, source.way, source.files, source.options, member=source.member) if source.way else source
 
 
-def file_source(case: str, path: Path) -> ImageSource:
-    """The image in one file."""
-    return make_source(case, "file", (path,))
+def rename_mask(case: str, source: SegmentationSource) -> SegmentationSource:
+    """The same segmentation for a case of another name."""
+    if not source.way:
+        return source
+    return make_mask_source(case, source.way, source.files, source.options, structures=source.structures)
+
+
+def file_source(case: str, path: Path, **options: Any) -> ImageSource:
+    """The image in one file, or one of its channels."""
+    member = f"channel {options['channel']}" if "channel" in options else ""
+    return make_source(case, "file", (path,), options, member=member)
 
 
 def series_source(case: str, paths: Sequence[Path], **options: Any) -> ImageSource:
