@@ -21,7 +21,7 @@ import torch
 from PIL import Image as Pillow
 
 import sagittal
-from sagittal import verbs
+from sagittal import demonstration, verbs
 from sagittal.cli.main import main
 from sagittal.errors import BudgetError, ConfigError, DataError
 from sagittal.explain.maps import METHODS
@@ -148,7 +148,7 @@ def test_verbs_have_at_most_eight_arguments() -> None:
         "info",
         "demo",
     ):
-        assert len(inspect.signature(getattr(verbs, name)).parameters) <= 8, name
+        assert len(inspect.signature(getattr(sagittal, name)).parameters) <= 8, name
     assert verbs.fit is verbs.train
     assert verbs.test is verbs.evaluate
 
@@ -555,7 +555,7 @@ def test_the_demo_takes_twice_the_time_on_a_busy_machine(
         asked.append((budget, options.overwrite))
         raise BudgetError("too short") if len(asked) == 1 else DataError("enough")
 
-    monkeypatch.setattr(verbs, "train", train)
+    monkeypatch.setattr(demonstration, "train", train)
     with pytest.raises(DataError, match="enough"):
         sagittal.demo(tmp_path / "demo", data=str(studies), budget="1m")
     assert asked == [("1m", False), (120.0, True)]

@@ -57,6 +57,7 @@ __all__ = [
 if TYPE_CHECKING:
     from sagittal.case import Case
     from sagittal.dataset import Dataset
+    from sagittal.demonstration import demo
     from sagittal.errors import ConfigError, DataError, SagittalError
     from sagittal.evaluate.evidence import Evidence
     from sagittal.grid import Grid
@@ -72,7 +73,6 @@ if TYPE_CHECKING:
     from sagittal.verbs import (
         check,
         compare,
-        demo,
         doctor,
         evaluate,
         explain,
@@ -107,7 +107,7 @@ _PLACES = {
     "SagittalError": "errors",
     "TrainOptions": "options",
     "compare": "verbs",
-    "demo": "verbs",
+    "demo": "demonstration",
     "doctor": "verbs",
     "fit": "verbs",
     "info": "verbs",

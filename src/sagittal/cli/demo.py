@@ -30,7 +30,7 @@ def demo(
 
     The chest CTs that it makes are synthetic.
     """
-    from sagittal import verbs
+    from sagittal import demonstration
 
-    path = verbs.demo(output, data=data, budget=budget, seed=seed, overwrite=overwrite, reporter=desk.reporter)
+    path = demonstration.demo(output, data=data, budget=budget, seed=seed, overwrite=overwrite, reporter=desk.reporter)
     desk.answer({"report": path}, str(path))
