@@ -11,8 +11,10 @@ from sagittal.errors import ReadError
 from sagittal.image import Image
 from sagittal.read.dicom import read_dicom
 from sagittal.read.limits import check_file
+from sagittal.read.metaimage import metaimage_data_file, read_metaimage
 from sagittal.read.nifti import read_nifti
 from sagittal.read.npz import read_npz
+from sagittal.read.nrrd import nrrd_data_file, read_nrrd
 from sagittal.read.raster import read_raster
 
 #: Suffix, lower case -> reader. ``.nii.gz`` is one suffix here.
@@ -23,10 +25,14 @@ READERS: dict[str, Callable[[Path], Image]] = {
     ".ima": read_dicom,
     ".jpeg": read_raster,
     ".jpg": read_raster,
+    ".mha": read_metaimage,
+    ".mhd": read_metaimage,
+    ".nhdr": read_nrrd,
     ".nii": read_nifti,
     ".nii.gz": read_nifti,
     ".npy": read_npz,
     ".npz": read_npz,
+    ".nrrd": read_nrrd,
     ".png": read_raster,
     ".tif": read_raster,
     ".tiff": read_raster,
@@ -43,6 +49,8 @@ MAGIC: tuple[tuple[int, bytes, Callable[[Path], Image]], ...] = (
     (344, b"n+1\0", read_nifti),
     (344, b"ni1\0", read_nifti),
     (4, b"n+2\0", read_nifti),
+    (0, b"NRRD000", read_nrrd),
+    (0, b"ObjectType = Image", read_metaimage),
     (0, b"\x93NUMPY", read_npz),
     (0, b"PK\x03\x04", read_npz),
 )
@@ -114,6 +122,20 @@ def stem(path: Path) -> str:
     """
     suffix = image_suffix(path)
     return path.name[: -len(suffix)] if suffix in READERS else path.name
+
+
+def data_files(path: Path) -> tuple[Path, ...]:
+    """The files that hold an image: itself, and for a header of its own (``.mhd``, ``.nhdr``) the data beside it.
+
+    Raises
+    ------
+    ReadError
+        If the header is damaged or names a file elsewhere.
+    """
+    finders = {read_nrrd: nrrd_data_file, read_metaimage: metaimage_data_file}
+    reader = reader_of(path)
+    other = finders[reader](path) if reader in finders else None
+    return (path,) if other is None else (path, other)
 
 
 def _known() -> str:

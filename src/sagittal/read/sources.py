@@ -18,6 +18,7 @@ from sagittal.read.dicom import read_dicom_series
 from sagittal.read.label_map import read_label_map
 from sagittal.read.npz import read_npz_item
 from sagittal.read.open_image import read_image
+from sagittal.read.seg_nrrd import read_seg_nrrd
 from sagittal.read.shapes import read_shapes
 from sagittal.truth import Segmentation, SegmentationSource
 
@@ -49,6 +50,10 @@ def _read_item(files: tuple[Path, ...], array: str, index: int, modality: str = 
     return read_npz_item(files[0], array, index, modality)
 
 
+def _read_seg_nrrd(files: tuple[Path, ...]) -> Segmentation:
+    return read_seg_nrrd(files[0])
+
+
 #: Way of reading -> function of the files and options. A manifest names the way, never code.
 IMAGE_WAYS: dict[str, Callable[..., Image]] = {
     "file": _read_file,
@@ -58,6 +63,7 @@ IMAGE_WAYS: dict[str, Callable[..., Image]] = {
 #: The same for segmentations.
 MASK_WAYS: dict[str, Callable[..., Segmentation]] = {
     "label_map": read_label_map,
+    "seg_nrrd": _read_seg_nrrd,
     "shapes": read_shapes,
 }
 
