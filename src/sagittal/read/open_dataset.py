@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sagittal.dataset import Dataset
 from sagittal.errors import ConfigError, DataError, ReadError, nearest
+from sagittal.read.archive import is_archive
 from sagittal.read.dicom import read_dicom
 from sagittal.read.dicom_tree import open_dicom_tree
 from sagittal.read.files import TABLES, exists, image_files, index_file, walk
@@ -17,6 +18,7 @@ from sagittal.read.manifest import is_manifest, open_manifest
 from sagittal.read.medmnist import open_medmnist
 from sagittal.read.open_image import reader_of
 from sagittal.read.table import names_images, open_table, read_table
+from sagittal.read.zipped import open_archive
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +68,7 @@ def open_dataset(
     ----------
     source : str or Path
         A folder with a folder for each class; a CSV, TSV or Parquet table, or a folder with one; a folder of images or
-        DICOM files with `labels`; an ``.npz``; ``medmnist:NAME`` or ``medmnist:NAME_64``.
+        DICOM files with `labels`; a ``.zip`` of one of these; an ``.npz``; ``medmnist:NAME`` or ``medmnist:NAME_64``.
     target : str, optional
         Column of the answer, or several separated by commas for several labels. May be left out where only one is
         possible.
@@ -102,13 +104,21 @@ def open_dataset(
         kind=kind,
         search=tuple(Path(folder) for folder in search),
     )
+    if is_archive(Path(request.source)):
+        dataset = open_archive(Path(request.source), lambda folder: _open(replace(request, source=str(folder)), layout))
+    else:
+        dataset = _open(request, layout)
+    for note in dataset.notes:
+        _log.info("%s: %s", dataset.layout, note)
+    return dataset
+
+
+def _open(request: Request, layout: str | None) -> Dataset:
     if request.labels is None and layout in {None, "table", "dicom_tree"}:
         request = with_table(request)
     dataset = LAYOUTS[layout or recognise(request)](request)
     if not dataset.cases:
         raise DataError(f"'{dataset.name}' holds no case that can be used; {len(dataset.skipped)} were left out")
-    for note in dataset.notes:
-        _log.info("%s: %s", dataset.layout, note)
     return dataset
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from sagittal.case import ImageSource
 from sagittal.errors import ConfigError, GeometryError, ReadError, SagittalError, nearest
 from sagittal.image import Image
+from sagittal.read.archive import unpacked
 from sagittal.read.dicom import read_dicom_series
 from sagittal.read.label_map import read_label_map
 from sagittal.read.npz import read_npz_item
@@ -54,17 +55,44 @@ def _read_seg_nrrd(files: tuple[Path, ...]) -> Segmentation:
     return read_seg_nrrd(files[0])
 
 
+def _read_zipped_image(files: tuple[Path, ...], **zipped: Any) -> Image:
+    image: Image = _read_zipped(IMAGE_WAYS, files, **zipped)
+    return image
+
+
+def _read_zipped_mask(files: tuple[Path, ...], **zipped: Any) -> Segmentation:
+    mask: Segmentation = _read_zipped(MASK_WAYS, files, **zipped)
+    return mask
+
+
+def _read_zipped(
+    ways: Mapping[str, Callable[..., Any]],
+    files: tuple[Path, ...],
+    members: Sequence[str],
+    way: str,
+    options: Mapping[str, Any],
+    beside: Sequence[str] = (),
+) -> Any:
+    """What some entries of an archive hold, unpacked into a private folder for as long as they are read."""
+    if way == "zip" or way not in ways:
+        raise ConfigError(f"entries of an archive are not read by '{way[:40]}'. {nearest(way, set(ways) - {'zip'})}")
+    with unpacked(files[0], [*members, *beside]) as place:
+        return ways[way](tuple(place / name for name in members), **options)
+
+
 #: Way of reading -> function of the files and options. A manifest names the way, never code.
 IMAGE_WAYS: dict[str, Callable[..., Image]] = {
     "file": _read_file,
     "item": _read_item,
     "series": _read_series,
+    "zip": _read_zipped_image,
 }
 #: The same for segmentations.
 MASK_WAYS: dict[str, Callable[..., Segmentation]] = {
     "label_map": read_label_map,
     "seg_nrrd": _read_seg_nrrd,
     "shapes": read_shapes,
+    "zip": _read_zipped_mask,
 }
 
 

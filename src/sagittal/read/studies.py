@@ -9,9 +9,11 @@ from pathlib import Path
 
 from sagittal.case import Case
 from sagittal.errors import ReadError
+from sagittal.read.archive import is_archive
 from sagittal.read.files import Group, expand, group, image_files
 from sagittal.read.open_image import stem
 from sagittal.read.sources import file_source, patient_key, rename_source, series_source, short_hash
+from sagittal.read.zipped import find_in_archive
 
 
 def find_studies(paths: str | Path | Iterable[str | Path]) -> list[Case]:
@@ -37,15 +39,22 @@ def find_studies(paths: str | Path | Iterable[str | Path]) -> list[Case]:
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     cases: list[Case] = []
     for place in expand(given):
-        files = image_files(place) if place.is_dir() else [place]
-        root = place if place.is_dir() else place.parent
-        cases += [make_case(found, root) for found in group(files)]
+        if is_archive(place):
+            cases += find_in_archive(place, _cases_below)
+        elif place.is_dir():
+            cases += _cases_below(place)
+        else:
+            cases += [make_case(found, place.parent) for found in group([place])]
     if not cases:
         raise ReadError(
             f"no image was found in {', '.join(repr(str(p)) for p in given) or 'nothing'}; "
-            "DICOM, NIfTI, PNG, JPEG, TIFF, BMP, .npy and .npz are read"
+            "DICOM, NIfTI, NRRD, MetaImage, PNG, JPEG, TIFF, BMP, .npy and .npz are read"
         )
     return unique(cases)
+
+
+def _cases_below(folder: Path) -> list[Case]:
+    return [make_case(found, folder) for found in group(image_files(folder))]
 
 
 def make_case(found: Group, root: Path) -> Case:
