@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
+from sagittal.case import Case
+from sagittal.check.duplicates import check_duplicates
+from sagittal.check.facts import CaseFacts
 from sagittal.check.findings import Finding, Findings, some
+from sagittal.check.geometry import check_grids
 from sagittal.check.labels import check_labels
-from sagittal.check.leakage import check_duplicates, check_patients
-from sagittal.check.readable import check_readable, look
+from sagittal.check.leakage import check_files, check_patients
+from sagittal.check.objects import check_objects
+from sagittal.check.outliers import check_outliers
+from sagittal.check.readable import check_readable
+from sagittal.check.structures import check_structures
+from sagittal.check.survey import survey
 from sagittal.dataset import Dataset
 from sagittal.errors import ConfigError, nearest
 from sagittal.progress import Reporter
@@ -18,8 +27,31 @@ Pixels = Literal["none", "sample", "all"]
 SAMPLE = 64
 
 
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """A data set with what was found, and what the look at each case left behind.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    findings : Findings
+    facts : mapping of case id to CaseFacts
+        Of the cases that were read.
+    """
+
+    dataset: Dataset
+    findings: Findings
+    facts: Mapping[str, CaseFacts]
+
+
 def check_dataset(
-    dataset: Dataset, *, pixels: Pixels = "sample", folds: int = 5, reporter: Reporter | None = None
+    dataset: Dataset,
+    *,
+    pixels: Pixels = "sample",
+    folds: int = 5,
+    near: bool = True,
+    workers: int = 0,
+    reporter: Reporter | None = None,
 ) -> Findings:
     """What is wrong with a data set, or doubtful.
 
@@ -31,7 +63,34 @@ def check_dataset(
         among those that are read.
     folds : int
         Into how many parts the patients of each class must be divisible.
+    near : bool
+        Whether copies are also found that were encoded again, resized, mirrored or turned.
+    workers : int
+        Processes that read; 0 for one a core.
     reporter : Reporter, optional
+
+    Raises
+    ------
+    ConfigError
+        If `pixels` is none of the three words.
+    """
+    found = look_through(
+        dataset, pixels=pixels, folds=folds, near=near, pictures=False, workers=workers, reporter=reporter
+    )
+    return found.findings
+
+
+def look_through(
+    dataset: Dataset,
+    *,
+    pixels: Pixels = "all",
+    folds: int = 5,
+    near: bool = True,
+    pictures: bool = True,
+    workers: int = 0,
+    reporter: Reporter | None = None,
+) -> Checked:
+    """As :func:`check_dataset`, and the facts and small pictures that a page of findings is made from.
 
     Raises
     ------
@@ -40,14 +99,50 @@ def check_dataset(
     """
     if pixels not in {"none", "sample", "all"}:
         raise ConfigError(f"pixels='{pixels}' is not known. {nearest(pixels, ['none', 'sample', 'all'])}")
-    found = [*_skipped(dataset), *_guesses(dataset), *check_labels(dataset, folds=folds), *check_patients(dataset)]
-    if pixels != "none" and len(dataset):
-        cases = dataset.cases
-        if pixels == "sample" and len(cases) > SAMPLE:
-            cases = tuple(cases[round(n * (len(cases) - 1) / (SAMPLE - 1))] for n in range(SAMPLE))
-        looked = look(cases, reporter)
-        found += [*check_readable(dataset, looked), *check_duplicates(dataset, looked.hashes)]
-    return Findings(found)
+    cases = _chosen(dataset, pixels)
+    facts = survey(cases, pictures=pictures, workers=workers, reporter=reporter) if cases else {}
+    found = [
+        *_skipped(dataset),
+        *_guesses(dataset),
+        *check_labels(dataset, folds=folds),
+        *check_patients(dataset),
+        *check_objects(dataset, facts),
+    ]
+    if not facts:
+        found += check_files(dataset)
+    else:
+        found += [
+            *check_readable(facts),
+            *check_duplicates(dataset, facts, near=near),
+            *check_grids(facts),
+            *check_structures(dataset, facts),
+            *check_outliers(facts),
+        ]
+        if len(facts) < len(dataset):
+            found += check_files(dataset)
+    return Checked(dataset, Findings(found), facts)
+
+
+def _chosen(dataset: Dataset, pixels: Pixels) -> tuple[Case, ...]:
+    cases = dataset.cases
+    if pixels == "none":
+        return ()
+    if pixels == "sample" and len(cases) > SAMPLE:
+        return tuple(cases[round(n * (len(cases) - 1) / (SAMPLE - 1))] for n in range(SAMPLE))
+    return cases
+
+
+#: Words in the reason why a study was left out -> code of the finding; the first that fits.
+_REASONS = {
+    "without label": "image-without-truth",
+    "no label": "image-without-truth",
+    "without a row": "image-without-truth",
+    "no annotation": "image-without-truth",
+    "without annotation": "image-without-truth",
+    "without image": "truth-without-image",
+    "image that was not found": "truth-without-image",
+    "image that is not there": "truth-without-image",
+}
 
 
 def _skipped(dataset: Dataset) -> Iterator[Finding]:
@@ -55,7 +150,8 @@ def _skipped(dataset: Dataset) -> Iterator[Finding]:
     for left in dataset.skipped:
         reasons.setdefault(left.reason, []).append(left.case)
     for reason, cases in reasons.items():
-        yield Finding("warning", "skipped", f"{len(cases)} left out: {reason} ({some(cases)}).", tuple(cases))
+        code = next((code for words, code in _REASONS.items() if words in reason), "skipped")
+        yield Finding("warning", code, f"{len(cases)} left out: {reason} ({some(cases)}).", tuple(cases))
 
 
 def _guesses(dataset: Dataset) -> Iterator[Finding]:

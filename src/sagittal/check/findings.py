@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sagittal.errors import DataError
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+#: Codes of findings that say that something of a held-out split stands in another one as well.
+LEAKAGE = frozenset({"patient-in-two-splits", "file-in-two-splits", "pixels-in-two-splits", "near-copy-in-two-splits"})
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,27 @@ class Finding:
         What was found, what was expected and what to do.
     cases : tuple of str
         Ids of the cases concerned, where it is about cases.
+    pairs : tuple of (str, str)
+        Ids of cases that belong together, where it is about copies.
+    details : mapping of str to str
+        Case -> what was found there, where that differs from case to case.
     """
 
     severity: Severity
     code: str
     message: str
     cases: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    details: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {"severity": self.severity, "code": self.code, "message": self.message, "cases": list(self.cases)}
+        """Plain values; pairs and details where there are any."""
+        values = {"severity": self.severity, "code": self.code, "message": self.message, "cases": list(self.cases)}
+        return {
+            **values,
+            **({"pairs": [list(pair) for pair in self.pairs]} if self.pairs else {}),
+            **({"details": dict(self.details)} if self.details else {}),
+        }
 
 
 class Findings:
@@ -63,6 +76,19 @@ class Findings:
     def of(self, severity: Severity) -> tuple[Finding, ...]:
         """The findings of one severity."""
         return tuple(f for f in self._findings if f.severity == severity)
+
+    def leakage(self) -> tuple[Finding, ...]:
+        """The findings that training on one split would spoil another, whatever their severity."""
+        return tuple(f for f in self._findings if f.code in LEAKAGE)
+
+    def allow_leakage(self) -> Findings:
+        """The same findings, of which leakage forbids nothing: each is a warning that says that it was allowed."""
+        return Findings(
+            replace(f, severity="warning", message=f"{f.message} (Allowed on request.)")
+            if f.code in LEAKAGE and f.severity == "error"
+            else f
+            for f in self._findings
+        )
 
     def codes(self) -> set[str]:
         """The codes that occur."""

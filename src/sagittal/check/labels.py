@@ -10,7 +10,7 @@ import numpy as np
 from sagittal.case import Case
 from sagittal.check.findings import Finding, some
 from sagittal.dataset import Dataset
-from sagittal.labels import LabelScheme
+from sagittal.labels import CLASS_KINDS, LabelScheme
 
 #: Below this many cases of a class, its sensitivity has an interval of more than 0.4 in width.
 FEW = 20
@@ -24,7 +24,7 @@ def check_labels(dataset: Dataset, *, folds: int = 5) -> Iterator[Finding]:
     folds : int
         Into how many parts the patients of each class must be divisible.
     """
-    labelled = [case for case in dataset if case.scores is not None and case.scores.known]
+    labelled = [case for case in dataset if case.truth is not None and case.truth.known]
     if dataset.scheme is None or not labelled:
         yield Finding(
             "error",
@@ -33,7 +33,7 @@ def check_labels(dataset: Dataset, *, folds: int = 5) -> Iterator[Finding]:
             "sort the images into a folder for each class.",
         )
         return
-    unknown = tuple(case.id for case in dataset if case.scores is None or not case.scores.known)
+    unknown = tuple(case.id for case in dataset if case.truth is None or not case.truth.known)
     if unknown:
         yield Finding(
             "note",
@@ -41,7 +41,8 @@ def check_labels(dataset: Dataset, *, folds: int = 5) -> Iterator[Finding]:
             f"{len(unknown)} of {len(dataset)} cases have no known label and are left out of training: {some(unknown)}.",
             unknown,
         )
-    yield from _classes(dataset.scheme, labelled, folds)
+    if dataset.scheme.kind in CLASS_KINDS:
+        yield from _classes(dataset.scheme, labelled, folds)
     yield from _patients(labelled, folds, has_splits=len(dataset.splits) > 1)
     yield from _conflicts(labelled)
 
@@ -121,7 +122,7 @@ def _conflicts(labelled: list[Case]) -> Iterator[Finding]:
     for same in seen.values():
         if len(same) > 1:
             values = [case.scores.values for case in same if case.scores is not None]
-            equal = all(np.array_equal(v, values[0], equal_nan=True) for v in values)
+            equal = all(np.array_equal(v, values[0], equal_nan=True) for v in values)  # also where truth has a place
             (doubled if equal else conflicting).extend(case.id for case in same)
     if conflicting:
         yield Finding(

@@ -1,118 +1,125 @@
-"""Can the images be read, and do they hold what an image holds?"""
+"""Can the images be read, and are they of one kind?"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from hashlib import blake2b
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from sagittal.case import Case
-from sagittal.check.findings import Finding, some
-from sagittal.dataset import Dataset
-from sagittal.errors import SagittalError
-from sagittal.image import Image
-from sagittal.progress import Quiet, Reporter
+from sagittal.check.facts import CaseFacts, ImageFacts
+from sagittal.check.findings import Finding, Severity, some
+
+_KINDS: tuple[tuple[str, Severity, str], ...] = (
+    ("channels", "warning", "Grey is repeated to colour; save them alike if that is not meant."),
+    ("dimensions", "error", "Pictures and volumes cannot be learned from together; keep one kind."),
+    ("unit", "warning", "Values of different units cannot be compared; export them alike."),
+    ("modality", "warning", "A model learns the modality instead of the disease if they go together."),
+)
 
 
-@dataclass
-class Looked:
-    """What reading a number of cases showed."""
-
-    asked: int = 0
-    failed: dict[str, str] = field(default_factory=dict)  # case -> message
-    infinite: list[str] = field(default_factory=list)
-    constant: list[str] = field(default_factory=list)
-    kinds: dict[str, dict[str, list[str]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
-    hashes: dict[str, str] = field(default_factory=dict)
-
-
-def look(cases: Iterable[Case], reporter: Reporter | None = None) -> Looked:
-    """Read every image of some cases once and keep what matters, not the pixels."""
-    chosen = list(cases)
-    looked = Looked(asked=len(chosen))
-    with (reporter or Quiet()).track("checking images", len(chosen)) as advance:
-        for case in chosen:
-            _look_at(case, looked)
-            advance(1, "")
-    return looked
-
-
-def _look_at(case: Case, looked: Looked) -> None:
-    digest = blake2b(digest_size=16)
-    for name, source in case.images.items():
-        try:
-            image = source.load()
-        except SagittalError as error:
-            looked.failed[case.id] = str(error)
-            return
-        if not np.all(np.isfinite(image.data)):
-            looked.infinite.append(case.id)
-        elif image.data.min() == image.data.max():
-            looked.constant.append(case.id)
-        kinds = looked.kinds[name]
-        kinds[f"channels:{image.channels}"].append(case.id)
-        kinds[f"dimensions:{image.grid.dimensions}"].append(case.id)
-        kinds[f"unit:{image.unit}"].append(case.id)
-        kinds[f"modality:{image.modality}"].append(case.id)
-        _update(digest, image)
-    looked.hashes[case.id] = digest.hexdigest()
-
-
-def _update(digest: blake2b, image: Image) -> None:
-    digest.update(repr(image.data.shape).encode())
-    # Readers give a transposed view of an array in storage order: hashed in that order nothing is copied.
-    digest.update(np.ascontiguousarray(image.data.T).data)
-
-
-def check_readable(dataset: Dataset, looked: Looked) -> Iterator[Finding]:
-    """Findings from what was seen on reading."""
-    if looked.failed:
-        first = next(iter(looked.failed.values()))
-        every = len(looked.failed) == looked.asked
+def check_readable(facts: Mapping[str, CaseFacts]) -> Iterator[Finding]:
+    """Findings from reading: what failed, holds nothing, should not be shown, or is unlike the rest."""
+    failed = {name: next(iter(case.failed.values())) for name, case in facts.items() if case.failed}
+    if failed:
         yield Finding(
-            "error" if every else "warning",
+            "error" if len(failed) == len(facts) else "warning",
             "unreadable",
-            f"{len(looked.failed)} of {looked.asked} cases cannot be read and are left out; the first: {first}",
-            tuple(looked.failed),
+            f"{len(failed)} of {len(facts)} cases cannot be read and are left out; the first: {next(iter(failed.values()))}",
+            tuple(failed),
+            details=failed,
         )
-    if looked.infinite:
+    lost = {name: case.mask_failed for name, case in facts.items() if case.mask_failed}
+    if lost:
+        yield Finding(
+            "error" if len(lost) == len(facts) else "warning",
+            "unreadable-mask",
+            f"the segmentations of {len(lost)} of {len(facts)} cases cannot be read; the first: {next(iter(lost.values()))}",
+            tuple(lost),
+            details=lost,
+        )
+    yield from _empty(facts)
+    yield from _unsafe(facts)
+    names = dict.fromkeys(name for case in facts.values() for name in case.images)
+    for name in names:
+        images = {case: found.images[name] for case, found in facts.items() if name in found.images}
+        for what, severity, advice in _KINDS:
+            yield from _mixed(name, what, images, severity, advice)
+
+
+def _empty(facts: Mapping[str, CaseFacts]) -> Iterator[Finding]:
+    infinite = _where(facts, lambda image: image.finite < 1)
+    if infinite:
+        shares = {case: _told(facts[case], lambda i: f"{1 - i.finite:.3%} not finite") for case in infinite}
         yield Finding(
             "warning",
             "not-finite",
-            f"{len(looked.infinite)} cases hold NaN or infinite voxels: {some(looked.infinite)}. They cannot be "
+            f"{len(infinite)} cases hold NaN or infinite voxels: {some(infinite)}. They cannot be "
             "trained on; convert them again, or leave them out.",
-            tuple(looked.infinite),
+            infinite,
+            details=shares,
         )
-    if looked.constant:
+    constant = _where(facts, lambda image: image.constant and image.finite == 1)
+    if constant:
         yield Finding(
             "warning",
             "constant",
-            f"{len(looked.constant)} images have the same value everywhere: {some(looked.constant)}. They carry no information.",
-            tuple(looked.constant),
+            f"{len(constant)} images have the same value everywhere: {some(constant)}. They carry no information.",
+            constant,
+            details={case: _told(facts[case], lambda i: f"{i.low:g} {_unit(i)}".strip()) for case in constant},
         )
-    for name, kinds in looked.kinds.items():
-        for what, severity, advice in (
-            ("channels", "warning", "Grey is repeated to colour; save them alike if that is not meant."),
-            ("dimensions", "error", "Pictures and volumes cannot be learned from together; keep one kind."),
-            ("unit", "warning", "Values of different units cannot be compared; export them alike."),
-            ("modality", "warning", "A model learns the modality instead of the disease if they go together."),
-        ):
-            yield from _mixed(name, what, kinds, severity, advice)
 
 
-def _mixed(image: str, what: str, kinds: dict[str, list[str]], severity: str, advice: str) -> Iterator[Finding]:
-    counts = Counter({key.split(":", 1)[1]: len(ids) for key, ids in kinds.items() if key.startswith(what + ":")})
-    if len(counts) < 2:
+def _unsafe(facts: Mapping[str, CaseFacts]) -> Iterator[Finding]:
+    burned = _where(facts, lambda image: image.burned_in is True)
+    if burned:
+        yield Finding(
+            "warning",
+            "burned-in",
+            f"{len(burned)} images say that text is burned into their pixels (BurnedInAnnotation is YES): {some(burned)}. "
+            "It may name the patient, and a model may read it instead of the image; mask it, or leave them out.",
+            burned,
+        )
+    programs = _where(facts, lambda image: image.executable)
+    if programs:
+        yield Finding(
+            "error",
+            "executable-preamble",
+            f"{len(programs)} DICOM files begin as a program does, in the 128 bytes before their own mark: {some(programs)}. "
+            "They may be malware; have them examined, and clear the preamble before anyone opens them.",
+            programs,
+        )
+
+
+def _mixed(
+    image: str, what: str, images: Mapping[str, ImageFacts], severity: Severity, advice: str
+) -> Iterator[Finding]:
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for case, facts in images.items():
+        value = (2 if facts.shape[2] == 1 else 3) if what == "dimensions" else getattr(facts, what)
+        kinds[str(value)].append(case)
+    if len(kinds) < 2:
         return
+    counts = Counter({value: len(cases) for value, cases in kinds.items()})
     usual = counts.most_common(1)[0][0]
-    odd = tuple(c for key, ids in kinds.items() if key.startswith(what + ":") and key != f"{what}:{usual}" for c in ids)
+    odd = {case: f"{what} {value}" for value, cases in kinds.items() if value != usual for case in cases}
     shown = ", ".join(f"{n} x {value}" for value, n in counts.most_common())
     yield Finding(
-        "error" if severity == "error" else "warning",
+        severity,
         f"mixed-{what}",
         f"image '{image}' differs in {what} from case to case ({shown}; such as {some(odd, 3)}). {advice}",
-        odd,
+        tuple(odd),
+        details=odd,
     )
+
+
+def _where(facts: Mapping[str, CaseFacts], holds: Callable[[ImageFacts], bool]) -> tuple[str, ...]:
+    return tuple(case for case, found in facts.items() if any(holds(i) for i in found.images.values()))
+
+
+def _told(facts: CaseFacts, text: Callable[[ImageFacts], str]) -> str:
+    return "; ".join(text(image) for image in facts.images.values())
+
+
+def _unit(image: ImageFacts) -> str:
+    return "" if image.unit == "1" or not np.isfinite(image.low) else image.unit
