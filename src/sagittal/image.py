@@ -28,6 +28,11 @@ class Image:
         Bits that the stored values needed, 8 for an ordinary picture; 0 where unknown or real-valued.
     body_part : str
         DICOM BodyPartExamined, upper case; empty where the file does not say.
+    burned_in : bool, optional
+        Whether names or numbers of the patient may stand in the pixels (BurnedInAnnotation); ``None`` where the file
+        does not say, as most ultrasound and photographs do not.
+    notes : tuple of str
+        What was decided on reading that the values do not show, such as why activity was not turned into SUV.
     """
 
     data: Floats
@@ -36,6 +41,8 @@ class Image:
     modality: str = "OT"
     bits: int = 0
     body_part: str = ""
+    burned_in: bool | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.data.ndim != 4 or self.data.shape[1:] != self.grid.shape:

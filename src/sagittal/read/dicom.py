@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset as Header
 
-from sagittal.errors import GeometryError, ReadError
+from sagittal.errors import ConfigError, GeometryError, ReadError, nearest
 from sagittal.grid import Grid
 from sagittal.image import Image
-from sagittal.read.dicom_file import PixelFormat
+from sagittal.read.dicom_file import open_dicom
+from sagittal.read.dicom_frames import planes_of, traits_of
 from sagittal.read.dicom_geometry import Plane, check_alike, place_planes
+from sagittal.read.dicom_index import index_object, said_yes, with_diffusion
+from sagittal.read.dicom_mosaic import cut_mosaic, is_mosaic
+from sagittal.read.dicom_series import Part, split_series
 from sagittal.read.dicom_stack import StackFrame, open_series, stack_frames
+from sagittal.read.dicom_suv import suv_factor
 from sagittal.read.dicom_values import code_of, meaning_of, modality_of, unit_of
 from sagittal.read.limits import as_read_error
 from sagittal.types import Floats
 
-#: Objects that hold pixels or references, but are no images of a patient.
-NOT_IMAGES = frozenset(
-    {"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "RWV", "REG", "FID", "AU", "ECG", "DOC", "PLAN"}
-)
+_TILTS = ("refuse", "shear")
 
 
 def read_dicom(path: Path) -> Image:
@@ -29,52 +32,75 @@ def read_dicom(path: Path) -> Image:
     return read_dicom_series((path,))
 
 
-def read_dicom_series(paths: Sequence[Path]) -> Image:
+def read_dicom_series(
+    paths: Sequence[Path], *, volume: str | None = None, tilt: str = "refuse", padding: float | None = None
+) -> Image:
     """Read the files of a DICOM series as one image.
 
-    Values keep their meaning (PS3.3 C.11.1): Modality LUT or rescale slope and intercept of each file or frame are
-    applied, CT is in HU. MONOCHROME1 is inverted over the range of the stored bits, unless the values have a physical
-    unit, where the inversion is a matter of display only. Palettes and YBR become RGB. Voxels with the padding value
-    (0028,0120) keep the value that the file gives them.
+    Values keep their meaning: Modality LUT, rescale slope and intercept (PS3.3 C.11.1) of each file or frame, the
+    scaling of a dose grid or, where none of these stands, the frame's real-world value map is applied; CT is in HU,
+    dose in Gy. Activity of PET becomes SUV by body weight where the header gives all that this needs
+    (:func:`sagittal.read.dicom_suv.suv_factor`), else it stays and :attr:`Image.notes` says why. MONOCHROME1 is
+    inverted over the range of the stored bits, unless the values have a physical unit, where the inversion is a matter
+    of display only. Palettes and YBR become RGB. Overlays are left out.
 
     Slices are sorted by their position along the normal of the image plane, never by name or number. Columns of the
     affine: ImageOrientationPatient's row vector times the *second* PixelSpacing, its column vector times the first
     (PS3.3 10.7.1.3), and the mean step between slices. A single slice takes SpacingBetweenSlices or SliceThickness as
     its third voxel edge; without either, or without orientation and position, the grid has no affine. Projection
     radiographs without PixelSpacing take ImagerPixelSpacing, at the detector, divided by
-    EstimatedRadiographicMagnificationFactor where that is given. The frames of a cine loop stand along k, without
-    position or spacing.
+    EstimatedRadiographicMagnificationFactor where that is given; ultrasound takes the scale of its regions where all
+    are two-dimensional pictures of one scale (valid within them). The frames of a cine loop stand along k, without
+    position. Siemens mosaics become volumes by their private header.
 
     Parameters
     ----------
     paths : sequence of Path
         The files of one series, in any order. Copies of one instance count once.
+    volume : str, optional
+        Which volume of several (echoes, b-values, phases ...), by the label that
+        :func:`sagittal.read.dicom_series.split_series` gives it, such as ``"echo2"``. A message lists them.
+    tilt : str
+        What becomes of slices of a tilted gantry: ``"refuse"``, or ``"shear"`` for the exact affine, whose third
+        column is then not perpendicular to the others. Nothing is resampled.
+    padding : float, optional
+        What voxels of the padding value or range become; left out, they keep the value that the file gives them.
 
     Raises
     ------
     ReadError
-        If a file is damaged, or is no image.
+        If a file is damaged, is no image, or two files carry one SOP Instance UID and differ.
     GeometryError
-        If the slices make no volume: tilted gantry, missing or doubled slices, mixed orientation, size or spacing.
-        The message gives the slices' positions along their normal in mm.
+        If the slices make no volume: tilted gantry, missing or doubled slices, mixed orientation, size or spacing, or
+        several volumes and none was chosen. The message gives the slices' positions along their normal in mm.
+    ConfigError
+        If there is no such volume, or `tilt` is another word.
     MissingPackageError
         If a decoder is not installed.
     """
     if not paths:
         raise ReadError("DICOM: no files were given")
+    if tilt not in _TILTS:
+        raise ConfigError(f"tilt is '{tilt[:20]}'. {nearest(tilt, _TILTS)}")
+    paths = [Path(path) for path in paths]
     with as_read_error("DICOM"):
         headers = open_series(paths)
+        if len(headers) < len(paths):
+            paths = _check_copies(paths)
+        own = [(header, plane) for header in headers for plane in planes_of(header)]
+        own = _chosen(own, headers, paths, volume)
+        if len(headers) == 1 and len(own) == 1 and is_mosaic(headers[0]):
+            tiles = cut_mosaic(open_dicom(paths[0], pixels=False), own[0][1])
+            own = [(headers[0], tile) for tile in tiles]
+        planes = [plane for _, plane in own]
+        order, grid = _placed(planes, paths, tilt, hint=volume is None and len(headers) > 1)
+        first = own[order[0]][0]
+        factor, unit, notes = _units(headers, planes[0])
         frames = [
-            (StackFrame(header, number, plane.layout, meaning_of(plane, header)), plane)
-            for header in headers
-            for number, plane in enumerate(_planes(header))
+            StackFrame(header, plane.frame, plane.layout, meaning_of(plane, header, factor=factor, padding=padding))
+            for header, plane in own
         ]
-        planes = [plane for _, plane in frames]
-        check_alike(planes)
-        order, grid = place_planes(planes)
-        data = stack_frames([frames[n][0] for n in order])
-        first = headers[0]
-        unit = unit_of(first, planes[0])
+        data = _tiled(frames, planes, order) if planes[0].tile else stack_frames([frames[n] for n in order])
         return Image(
             data,
             Grid(data.shape[1:], grid.affine, None if grid.affine is not None else grid.spacing),
@@ -82,76 +108,94 @@ def read_dicom_series(paths: Sequence[Path]) -> Image:
             modality=modality_of(first),
             bits=planes[0].bits,
             body_part=code_of(first.get("BodyPartExamined")),
+            burned_in=_burned_in(headers),
+            notes=notes,
         )
 
 
-def _planes(header: Header) -> list[Plane]:
-    if modality_of(header) in NOT_IMAGES:
-        raise ReadError(f"DICOM: a {modality_of(header)} object, not an image")
-    if "PixelData" not in header and "FloatPixelData" not in header and "DoubleFloatPixelData" not in header:
-        raise ReadError("DICOM: holds no pixel data")
-    layout = PixelFormat(header)
-    shared = _first(header, "SharedFunctionalGroupsSequence")
-    groups = header.get("PerFrameFunctionalGroupsSequence") or []
-    if groups and len(groups) != layout.frames:
-        raise ReadError(f"DICOM: {layout.frames} frames, but {len(groups)} per-frame functional groups: damaged")
-    planes = []
-    for frame in range(layout.frames):
-        own = groups[frame] if groups else None
-
-        def find(sequence: str, own: Header | None = own) -> Header:
-            """The item of a functional group: the frame's own, else the shared, else the data set itself."""
-            return _first(own, sequence) or _first(shared, sequence) or header
-
-        measures = find("PixelMeasuresSequence")
-        value = find("PixelValueTransformationSequence")
-        planes.append(
-            Plane(
-                layout=layout,
-                orientation=_numbers(find("PlaneOrientationSequence"), "ImageOrientationPatient", 6),
-                position=_numbers(find("PlanePositionSequence"), "ImagePositionPatient", 3),
-                spacing=_pixel_spacing(measures, header),
-                thickness=_thickness(measures),
-                rescale=value,
-                cine=layout.frames > 1,
+def _check_copies(paths: list[Path]) -> list[Path]:
+    """The files of different instances; those of one must be equal."""
+    first: dict[str, Path] = {}
+    for path in paths:
+        uid = index_object(path).uid or str(path)
+        if not filecmp.cmp(first.setdefault(uid, path), path, shallow=False):
+            raise ReadError(
+                "DICOM: two files carry the same SOP Instance UID and differ; which of them is true cannot be told. "
+                "Keep the right one."
             )
-        )
-    return planes
+    return list(first.values())
 
 
-def _first(header: Header | None, sequence: str) -> Header | None:
-    items = header.get(sequence) if header is not None else None
-    return items[0] if items else None
+def _chosen(
+    own: list[tuple[Header, Plane]], headers: list[Header], paths: list[Path], volume: str | None
+) -> list[tuple[Header, Plane]]:
+    """The frames of one volume; all where there is but one, or where files of one frame each are to be one."""
+    grouped = any(plane.layout.frames > 1 for _, plane in own) and _has_groups(headers[0])
+    if volume is None and not grouped:
+        return own
+    parts = _parts(headers, paths, len(own))
+    if volume is None and len(parts) == 1:
+        return own
+    labels = [part.label for part in parts]
+    if volume is None:
+        raise GeometryError(f"DICOM: {_several(parts)}")
+    if volume not in labels:
+        raise ConfigError(f"DICOM: there is no volume '{volume[:40]}'. {nearest(volume, [x for x in labels if x])}")
+    return [own[n] for n in parts[labels.index(volume)].members]
 
 
-def _numbers(header: Header, keyword: str, count: int) -> Floats | None:
-    value = header.get(keyword)
-    if value is None or value == "":
-        return None
+def _has_groups(header: Header) -> bool:
+    return "PerFrameFunctionalGroupsSequence" in header
+
+
+def _parts(headers: list[Header], paths: list[Path], count: int) -> list[Part]:
+    if count == len(paths) and not _has_groups(headers[0]):
+        return split_series(with_diffusion(paths, [index_object(path).traits for path in paths]))
+    return split_series([traits for header in headers for traits in traits_of(header)])
+
+
+def _several(parts: list[Part]) -> str:
+    shown = ", ".join(f"{part.label} ({len(part.members)})" for part in parts[:20]) + (", ..." * (len(parts) > 20))
+    return (
+        f"{len(parts)} volumes (slices) in one series: {shown}; they are told apart by "
+        f"{parts[0].reason.partition('told apart by ')[2]}. Choose one, as volume='{parts[0].label}'"
+    )
+
+
+def _placed(planes: list[Plane], paths: list[Path], tilt: str, *, hint: bool) -> tuple[list[int], Grid]:
     try:
-        numbers = np.array([float(v) for v in value], dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise GeometryError(f"DICOM: {keyword} holds something else than numbers") from error
-    if numbers.shape != (count,) or not np.all(np.isfinite(numbers)):
-        raise GeometryError(f"DICOM: {keyword} must hold {count} finite numbers, not {numbers.tolist()}")
-    return numbers
+        check_alike(planes)
+        return place_planes(planes, tilt=tilt)
+    except GeometryError as error:
+        if not hint or len(planes) != len(paths):
+            raise
+        parts = split_series(with_diffusion(paths, [index_object(path).traits for path in paths]))
+        if len(parts) == 1:
+            raise
+        raise GeometryError(f"{error}; {_several(parts)}") from error
 
 
-def _pixel_spacing(measures: Header, header: Header) -> Floats | None:
-    spacing = _numbers(measures, "PixelSpacing", 2)
-    if spacing is None:
-        spacing = _numbers(header, "ImagerPixelSpacing", 2)
-        factor = header.get("EstimatedRadiographicMagnificationFactor")
-        if spacing is not None and factor is not None and float(factor) > 0:
-            spacing = spacing / float(factor)
-    if spacing is not None and not np.all(spacing > 0):
-        return None  # zeros are written where the device did not know
-    return spacing
+def _units(headers: list[Header], plane: Plane) -> tuple[float, str, tuple[str, ...]]:
+    """A factor for SUV, the unit of the values, and why they are not in SUV where that could be."""
+    unit = unit_of(headers[0], plane)
+    if modality_of(headers[0]) != "PT" or unit not in {"Bq/ml", "counts"}:
+        return 1.0, unit, ()
+    factor, reason = suv_factor(headers)
+    if reason:
+        return 1.0, unit, (f"not converted to SUV: {reason}",)
+    return factor, "SUV", ("SUV by body weight from activity, injected dose and weight",)
 
 
-def _thickness(measures: Header) -> float | None:
-    for keyword in ("SpacingBetweenSlices", "SliceThickness"):
-        value = measures.get(keyword)
-        if value is not None and value != "" and np.isfinite(float(value)) and abs(float(value)) > 0:
-            return abs(float(value))
-    return None
+def _burned_in(headers: list[Header]) -> bool | None:
+    said = {said_yes(header.get("BurnedInAnnotation")) for header in headers}
+    return True if True in said else None if None in said else False
+
+
+def _tiled(frames: list[StackFrame], planes: list[Plane], order: list[int]) -> Floats:
+    """The tiles of one frame along k."""
+    whole = stack_frames(frames[:1])[..., 0]  # (C, columns, rows)
+    tiles = []
+    for n in order:
+        row, column, rows, columns = planes[n].tile or (0, 0, *planes[n].size)
+        tiles.append(whole[:, column : column + columns, row : row + rows])
+    return np.ascontiguousarray(np.stack(tiles, axis=-1))

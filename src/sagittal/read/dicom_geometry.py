@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,14 @@ class Plane:
     thickness: float | None  # mm
     rescale: Header | None  # the data set or item that holds slope and intercept or a LUT
     cine: bool
+    real_world: Sequence[Header] = ()  # items of the frame's RealWorldValueMappingSequence
+    frame: int = 0  # of its file
+    tile: tuple[int, int, int, int] | None = None  # the part of the frame that it is: first row, column, rows, columns
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.tile[2:] if self.tile else (self.layout.rows, self.layout.columns)
 
     @property
     def bits(self) -> int:
@@ -39,18 +48,31 @@ def check_alike(planes: list[Plane]) -> None:
     first = planes[0]
     for plane in planes:
         for word, a, b in (
-            ("sizes", (plane.layout.rows, plane.layout.columns), (first.layout.rows, first.layout.columns)),
+            ("sizes", plane.size, first.size),
             ("photometric interpretations", plane.layout.photometric, first.layout.photometric),
         ):
             if a != b:
                 raise GeometryError(f"DICOM: the slices are of different {word}, {b} and {a}: not one volume")
-    check_size((len(planes), first.layout.rows, first.layout.columns, first.layout.samples), "DICOM series")
+    check_size((len(planes), *first.size, first.layout.samples), "DICOM series")
 
 
-def place_planes(planes: list[Plane]) -> tuple[list[int], Grid]:
-    """The order of the planes along their normal, and the grid (its shape still (columns, rows, planes))."""
+def place_planes(planes: list[Plane], *, tilt: str = "refuse") -> tuple[list[int], Grid]:
+    """The order of the planes along their normal, and the grid.
+
+    Parameters
+    ----------
+    planes : list of Plane
+    tilt : str
+        ``"refuse"`` slices that are shifted against each other as a tilted gantry does, or ``"shear"``: give the exact
+        affine, whose third column is then not perpendicular to the others.
+
+    Raises
+    ------
+    GeometryError
+        If the planes make no volume.
+    """
     first = planes[0]
-    shape = (first.layout.columns, first.layout.rows, len(planes))
+    shape = (first.size[1], first.size[0], len(planes))
     order = list(range(len(planes)))
     spacing = first.spacing
     if any(p.orientation is None or p.position is None for p in planes) or spacing is None:
@@ -58,9 +80,11 @@ def place_planes(planes: list[Plane]) -> tuple[list[int], Grid]:
             raise GeometryError(
                 f"DICOM: {len(planes)} slices without position, orientation or pixel spacing make no volume; read them one by one"
             )
-        if spacing is None or first.cine:
+        if spacing is None:
             return order, Grid(shape)
-        return order, Grid(shape, spacing=(spacing[1], spacing[0], first.thickness or np.nan))
+        # What lies between the frames of a loop is time.
+        third = np.nan if first.cine else first.thickness or np.nan
+        return order, Grid(shape, spacing=(spacing[1], spacing[0], third))
     orientations = np.array([p.orientation for p in planes])
     positions = np.array([p.position for p in planes])
     row, column = _axes(orientations[0])
@@ -75,7 +99,7 @@ def place_planes(planes: list[Plane]) -> tuple[list[int], Grid]:
             f"DICOM: the slices have different pixel spacings, so they are not one volume; {_depths(depths)}"
         )
     order = [int(n) for n in np.argsort(depths, kind="stable")]
-    step = _step(positions[order], depths[order], normal, first.thickness)
+    step = _step(positions[order], depths[order], normal, first.thickness, tilt)
     if step is None:
         return order, Grid(shape, spacing=(spacing[1], spacing[0], np.nan))
     affine = np.eye(4)
@@ -96,7 +120,7 @@ def _axes(orientation: Floats) -> tuple[Floats, Floats]:
     return row / lengths[0], column / lengths[1]
 
 
-def _step(positions: Floats, depths: Floats, normal: Floats, thickness: float | None) -> Floats | None:
+def _step(positions: Floats, depths: Floats, normal: Floats, thickness: float | None, tilt: str) -> Floats | None:
     """The vector from one slice to the next, mm; slices sorted. ``None`` for one slice of unknown thickness."""
     count = len(positions)
     if count == 1:
@@ -125,10 +149,11 @@ def _step(positions: Floats, depths: Floats, normal: Floats, thickness: float | 
             + f"; {_depths(depths)}"
         )
     sine = float(np.linalg.norm(np.cross(step, normal)) / np.linalg.norm(step))
-    if sine > _TILT:
+    if sine > _TILT and tilt != "shear":
         raise GeometryError(
             f"DICOM: the gantry is tilted by {np.degrees(np.arcsin(min(sine, 1.0))):.1f} degrees against the slices; "
-            f"correct the tilt first (resample to straight slices); {_depths(depths)}"
+            "correct the tilt first (resample to straight slices), or ask for the exact sheared grid with "
+            f"tilt='shear'; {_depths(depths)}"
         )
     if np.linalg.norm(positions - (positions[0] + np.arange(count)[:, np.newaxis] * step), axis=1).max() > max(
         tolerance, 0.5

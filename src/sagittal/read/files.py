@@ -6,15 +6,21 @@ import glob
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from sagittal.dataset import Skipped
 from sagittal.errors import ReadError, SagittalError
-from sagittal.read.dicom import NOT_IMAGES, read_dicom
-from sagittal.read.dicom_file import scan_dicom
+from sagittal.read.dicom import read_dicom
+from sagittal.read.dicom_group import Group, series_name, sort_series
+from sagittal.read.dicom_index import NOT_IMAGES, Instance, index_file, index_object
 from sagittal.read.open_image import READERS, image_suffix, reader_of
 
-TABLES = frozenset({".csv", ".tsv", ".parquet"})
+__all__ = [
+    "SPLIT_NAMES", "TABLES", "Group", "Instance", "exists", "expand", "group", "image_files", "index_file", "is_image",
+    "sort_files", "walk",
+]  # fmt: skip
+
+TABLES = frozenset({".csv", ".tsv", ".parquet", ".xlsx"})
 #: Names that data sets give their splits -> ours.
 SPLIT_NAMES = {
     "train": "train",
@@ -28,47 +34,12 @@ SPLIT_NAMES = {
     "testing": "test",
     "ts": "test",
 }
-#: What the index of a DICOM file needs: keyword -> tag.
-_INDEX = {
-    "AccessionNumber": 0x00080050,
-    "Modality": 0x00080060,
-    "PatientID": 0x00100020,
-    "StudyInstanceUID": 0x0020000D,
-    "SeriesInstanceUID": 0x0020000E,
-    "InstanceNumber": 0x00200013,
-    "ImagePositionPatient": 0x00200032,
-    "NumberOfFrames": 0x00280008,
-    "Rows": 0x00280010,
-}
 _IGNORED_FOLDERS = {"__MACOSX"}
 _NO_IMAGES = {
     *TABLES, ".txt", ".md", ".json", ".yaml", ".yml", ".xml", ".html", ".pdf", ".py", ".sh", ".log", ".xlsx", ".xls",
     ".doc", ".docx", ".zip", ".tar", ".tgz", ".7z", ".toml", ".ini", ".cfg", ".db", ".sqlite", ".exe", ".dll", ".jar",
     ".htm", ".css", ".js", ".nrrd", ".mha", ".mhd", ".raw", ".gif", ".svg", ".mp4", ".avi",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Instance:
-    """What the index knows of one DICOM file. Identifiers stay in here; they are never shown."""
-
-    path: Path
-    modality: str
-    series: str
-    study: str
-    patient: str
-    accession: str
-    number: int
-    placed: bool
-    frames: int
-
-
-@dataclass(frozen=True)
-class Group:
-    """Files that make one image: a DICOM series, or a single file."""
-
-    files: tuple[Path, ...]
-    dicom: Instance | None = None
 
 
 def walk(folder: Path) -> Iterator[Path]:
@@ -103,58 +74,45 @@ def is_image(path: Path) -> bool:
 
 
 def group(paths: Iterable[Path]) -> list[Group]:
-    """Files to images: DICOM files of one series together, every other file by itself.
+    """Files to images, as :func:`sort_files`, without what is left out."""
+    return sort_files(paths)[0]
 
-    A DICOM file that cannot be parsed is a group of its own, so that its error is told when it is read. Objects that
-    are no images (reports, segmentations, structure sets) are left out, and so are files without pixels. Files of a
-    series that have no position, as two views of a chest, are groups of their own.
+
+def sort_files(paths: Iterable[Path]) -> tuple[list[Group], list[Skipped]]:
+    """Files to images: DICOM files of one volume together, every other file by itself; and what is left out, and why.
+
+    The files of a series are those of equal patient, study and series; a series of several volumes (echoes, b-values,
+    phases, orientations, repetitions) is split by :func:`sagittal.read.dicom_series.split_series`. Exact copies of a
+    file count once. A DICOM file that cannot be parsed is a group of its own, so that its error is told when it is
+    read. Objects that are no images (reports, segmentations, structure sets) are left out, and so are files without
+    pixels. Files of a series that have no position, as two views of a chest, are groups of their own.
+
+    Returns
+    -------
+    groups : list of Group
+    skipped : list of Skipped
+        Named by modality and a hash of the series.
     """
     groups: list[Group] = []
-    series: dict[str, list[Instance]] = defaultdict(list)
+    skipped: list[Skipped] = []
+    series: dict[tuple[str, str, str], list[Instance]] = defaultdict(list)
     for path in paths:
         if reader_of(path) is not read_dicom:
             groups.append(Group((path,)))
             continue
         try:
-            instance = index_file(path)
+            found = index_object(path)
         except SagittalError:
             groups.append(Group((path,)))
             continue
-        if instance is not None:
-            series[instance.series or str(path)].append(instance)
-    for members in series.values():
-        members.sort(key=lambda m: (m.number, str(m.path)))
-        if len(members) > 1 and all(m.placed and m.frames == 1 for m in members):
-            groups.append(Group(tuple(m.path for m in members), members[0]))
+        if found.image:
+            series[found.series or str(path), found.study, found.patient].append(found)
         else:
-            groups += [Group((m.path,), m) for m in members]
-    return sorted(groups, key=lambda g: str(g.files[0]))
-
-
-def index_file(path: Path) -> Instance | None:
-    """What the header of a DICOM file says of its place among others; ``None`` for an object that is no image."""
-    found = scan_dicom(path, _INDEX)
-    modality = found["Modality"].upper()
-    if modality in NOT_IMAGES or found["Rows"] in {"", "0"}:
-        return None
-    return Instance(
-        path=path,
-        modality=modality if modality.isalnum() and len(modality) <= 16 else "OT",
-        series=found["SeriesInstanceUID"],
-        study=found["StudyInstanceUID"],
-        patient=found["PatientID"],
-        accession=found["AccessionNumber"],
-        number=_whole(found["InstanceNumber"]),
-        placed=bool(found["ImagePositionPatient"]),
-        frames=_whole(found["NumberOfFrames"]) or 1,
-    )
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        return 0
+            what = f"a {found.modality} object" if found.modality in NOT_IMAGES else "a DICOM object without pixels"
+            skipped.append(Skipped(series_name(found), f"{what}, not an image of a patient"))
+    for members in series.values():
+        groups += sort_series(members)
+    return sorted(groups, key=lambda g: str(g.files[0])), skipped
 
 
 def expand(paths: Iterable[str | Path]) -> list[Path]:

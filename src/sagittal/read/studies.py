@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from sagittal.case import Case
+from sagittal.case import Case, ImageSource
 from sagittal.errors import ReadError
 from sagittal.read.archive import is_archive
-from sagittal.read.files import Group, expand, group, image_files
+from sagittal.read.dicom_group import Group, series_name
+from sagittal.read.files import expand, group, image_files
 from sagittal.read.open_image import stem
-from sagittal.read.sources import file_source, patient_key, rename_source, series_source, short_hash
+from sagittal.read.sources import file_source, patient_key, rename_source, series_source
 from sagittal.read.zipped import find_in_archive
 
 
@@ -28,8 +29,9 @@ def find_studies(paths: str | Path | Iterable[str | Path]) -> list[Case]:
     Returns
     -------
     list of Case
-        DICOM files grouped by series, named by modality and a hash of the series; other files named by their path
-        below the folder that was given.
+        DICOM files grouped by series, named by modality and a hash of the series; a series of several volumes gives
+        a case each (``mr-0a1b2c3d4e5f-echo2``), whose `source` says what tells them apart; other files are named by
+        their path below the folder that was given. A DICOMDIR stands for the files that it lists.
 
     Raises
     ------
@@ -63,22 +65,25 @@ def make_case(found: Group, root: Path) -> Case:
     if found.dicom is None:
         name = where.with_name(stem(where)).as_posix()
         return Case(name, name, {"image": file_source(name, found.files[0])}, source=str(where))
-    instance = found.dicom
-    identity = instance.series or _start(instance.path)
-    name = f"{instance.modality.lower()}-{short_hash(identity)}"
-    if len(found.files) == 1:
-        source = file_source(name, found.files[0])
-        where_from = str(where)
-    else:
-        source = series_source(name, found.files)
-        where_from = str(where.parent)
-    patient = patient_key(instance.patient) if instance.patient else name
-    return Case(name, patient, {"image": source}, source=where_from)
+    name = group_name(found)
+    place = where if len(found.files) == 1 else where.parent
+    patient = patient_key(found.dicom.patient) if found.dicom.patient else series_name(found.dicom)
+    source = f"{place} ({found.reason})" if found.reason else str(place)
+    return Case(name, patient, {"image": image_source(name, found)}, source=source)
 
 
-def _start(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.read(4096).hex()
+def group_name(found: Group) -> str:
+    """What a DICOM image is called: modality, a hash of its series, and what tells it apart: ``mr-0a1b2c3d4e5f-echo2``."""
+    if found.dicom is None:
+        return stem(found.files[0])
+    return "-".join(part for part in (series_name(found.dicom), found.label) if part)
+
+
+def image_source(name: str, found: Group) -> ImageSource:
+    """The image of a group of files, whose errors begin with a name."""
+    if found.volume:
+        return series_source(name, found.files, volume=found.volume)
+    return file_source(name, found.files[0]) if len(found.files) == 1 else series_source(name, found.files)
 
 
 def unique(cases: list[Case]) -> list[Case]:
