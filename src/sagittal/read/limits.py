@@ -19,6 +19,9 @@ from pathlib import Path
 
 from sagittal.errors import ReadError, ResourceError, SagittalError
 
+#: Whether this process is itself one with limits (sagittal.read.limited), so that decoders need no other.
+within_limits = False
+
 #: Values of one image (voxels times channels): 4 GiB as float32, 4,096 slices of 512 x 512.
 MAX_VALUES = 2**30
 #: Values of one compressed frame or picture, whose size the file's length does not bound.
