@@ -533,13 +533,15 @@ def test_a_dicom_tree_by_patient_and_beside_its_table(tree):
     _table(tree / "tree" / "labels.csv", "PatientID,label\nANNA,yes\nBERT,no\nCARL,no\n")
     dataset = open_dataset(tree / "tree")
     assert sorted(_answers(dataset).values()) == ["no", "yes", "yes"]
-    assert [(s.case, s.reason) for s in dataset.skipped] == [("row-0003", "the table names a study that was not found")]
+    report, row = dataset.skipped
+    assert (row.case, row.reason) == ("row-0003", "the table names a study that was not found")
+    assert report.reason == "a SR object, not an image of a patient"
 
 
 def test_series_without_a_row_are_reported(tree):
     text = "StudyInstanceUID,label\n1.1,yes\n1.2,no\n"
     dataset = open_dataset(tree / "tree", labels=_table(tree / "labels.csv", text))
-    (left,) = dataset.skipped
+    _, left = dataset.skipped
     assert left.reason == "a series without a row in the table"
     assert left.case.startswith("ct-")
 

@@ -6,13 +6,14 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sagittal.case import ImageSource
 from sagittal.dataset import Dataset, Skipped
 from sagittal.errors import DataError
 from sagittal.read import columns
-from sagittal.read.files import Group, group, image_files
-from sagittal.read.sources import file_source, patient_key, series_source, short_hash
-from sagittal.read.table import Rows, find_roles, make_row_case, names_images, open_table, read_table
+from sagittal.read.files import Group, image_files, sort_files
+from sagittal.read.sources import patient_key
+from sagittal.read.studies import group_name, image_source
+from sagittal.read.table import find_roles, make_row_case, names_images, open_table
+from sagittal.read.table_file import Rows, read_table
 
 if TYPE_CHECKING:
     from sagittal.read.open_dataset import Request
@@ -27,10 +28,11 @@ KEYS = {
 
 
 def open_dicom_tree(request: Request) -> Dataset:
-    """One case for each series whose study, series, patient or accession number stands in the table.
+    """One case for each volume of a series whose study, series, patient or accession number stands in the table.
 
-    Headers alone are read. Names of cases are the modality and a hash of the series; patients are hashed PatientIDs.
-    Series that are not in the table, and rows without series, are reported as skipped.
+    Headers alone are read. Names of cases are the modality, a hash of the series and what tells a volume from the others
+    of its series; patients are hashed PatientIDs. Series that are not in the table, objects that are no images, and rows
+    without series are reported as skipped.
 
     Raises
     ------
@@ -40,8 +42,9 @@ def open_dicom_tree(request: Request) -> Dataset:
     root = Path(request.source)
     if request.labels is None:
         raise DataError("a tree of DICOM files needs a table of labels: give it with labels=...")
-    table = read_table(Path(request.labels))
-    groups = [g for g in group(image_files(root)) if g.dicom is not None]
+    table = read_table(Path(request.labels), sheet=request.sheet)
+    sorted_groups, skipped = sort_files(image_files(root))
+    groups = [g for g in sorted_groups if g.dicom is not None]
     if not groups:
         raise DataError(f"'{root.name}' holds no DICOM images")
     try:
@@ -53,15 +56,13 @@ def open_dicom_tree(request: Request) -> Dataset:
     roles = find_roles(table, request, {column})
     rows = {cell.strip(): row for row, cell in reversed(list(enumerate(table[column])))}
     scheme, truths = roles.truths(table)
-    names = _names(groups)
-    named: dict[int, list[Group]] = defaultdict(list)
-    skipped: list[Skipped] = []
-    for found in groups:
+    named: dict[int, list[tuple[str, Group]]] = defaultdict(list)
+    for name, found in zip(_names(groups), groups, strict=True):
         row = rows.get(getattr(found.dicom, KEYS[keyword]))
         if row is None:
-            skipped.append(Skipped(names[found.files], "a series without a row in the table"))
+            skipped.append(Skipped(name, "a series without a row in the table"))
         else:
-            named[row].append(found)
+            named[row].append((name, found))
     cases = []
     for row in range(len(table[column])):
         if not named[row]:
@@ -71,14 +72,14 @@ def open_dicom_tree(request: Request) -> Dataset:
                 else "a second row for the same study"
             )
             skipped.append(Skipped(f"row-{row + 1:04d}", why))
-        for found in named[row]:
-            name = names[found.files]
+        for name, found in named[row]:
             patient = patient_key(found.dicom.patient) if found.dicom and found.dicom.patient else None
-            where = found.files[0].relative_to(root).parent.as_posix()
+            where = found.files[0].relative_to(root).parent.as_posix() + (f" ({found.reason})" if found.reason else "")
             cases.append(
-                make_row_case(name, _source(name, found), table, row, roles, truths, source=where, patient=patient)
+                make_row_case(name, image_source(name, found), table, row, roles, truths, source=where, patient=patient)
             )
     notes = [f"studies by column '{column}' ({keyword})"]
+    notes += _split_notes(groups)
     notes += roles.notes() if roles.patient else ["cases of one patient by PatientID in the files"]
     return Dataset(
         root.resolve().name,
@@ -118,17 +119,18 @@ def match(table: Rows, groups: list[Group], column: str | None = None) -> tuple[
     return best[1], best[2]
 
 
-def _names(groups: list[Group]) -> dict[tuple[Path, ...], str]:
-    """A name for each group by its files: modality, hash of the series, and a number where a series has several."""
-    names: dict[tuple[Path, ...], str] = {}
+def _split_notes(groups: list[Group]) -> list[str]:
+    split = {g.dicom.series for g in groups if g.dicom and g.label}
+    count = sum(1 for g in groups if g.label)
+    return [f"{len(split)} series of several volumes split into {count}"] if split else []
+
+
+def _names(groups: list[Group]) -> list[str]:
+    """A name for each group: modality, hash of the series, what tells it apart, and a number where that is not all."""
     count: Counter[str] = Counter()
+    names = []
     for found in groups:
-        if found.dicom is not None:
-            name = f"{found.dicom.modality.lower()}-{short_hash(found.dicom.series or str(found.dicom.path))}"
-            count[name] += 1
-            names[found.files] = name if count[name] == 1 else f"{name}-{count[name]}"
+        name = group_name(found)
+        count[name] += 1
+        names.append(name if count[name] == 1 else f"{name}-{count[name]}")
     return names
-
-
-def _source(name: str, found: Group) -> ImageSource:
-    return file_source(name, found.files[0]) if len(found.files) == 1 else series_source(name, found.files)
