@@ -98,7 +98,7 @@ def stack_masks(masks: Mapping[str, Array], grid: Grid, ignore: Array | None = N
     ignore : (I, J, K) bool, optional
         Voxels of which nothing is known; stored as 255, or 65535 where there are more than 254 structures.
     """
-    kind = np.dtype(np.uint8 if len(masks) < 255 else np.uint16)
+    kind = np.uint8 if len(masks) < 255 else np.uint16
     layers: list[Array] = []
     found = []
     for number, (name, mask) in enumerate(masks.items(), start=1):

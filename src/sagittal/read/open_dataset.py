@@ -10,14 +10,20 @@ from pathlib import Path
 from sagittal.dataset import Dataset
 from sagittal.errors import ConfigError, DataError, ReadError, nearest
 from sagittal.read.archive import is_archive
+from sagittal.read.coco import is_coco, open_coco
 from sagittal.read.dicom import read_dicom
 from sagittal.read.dicom_tree import open_dicom_tree
 from sagittal.read.files import TABLES, exists, image_files, index_file, walk
 from sagittal.read.folders import class_folders, open_files, open_folders
 from sagittal.read.manifest import is_manifest, open_manifest
 from sagittal.read.medmnist import open_medmnist
+from sagittal.read.msd import DATASET, is_msd, open_msd
+from sagittal.read.nnunet import is_nnunet, open_nnunet
 from sagittal.read.open_image import reader_of
-from sagittal.read.table import names_images, open_table, read_table
+from sagittal.read.pairs import is_pairs, open_pairs
+from sagittal.read.table import names_images, open_table
+from sagittal.read.table_file import read_table
+from sagittal.read.voc import is_voc, open_voc
 from sagittal.read.zipped import open_archive
 
 _log = logging.getLogger(__name__)
@@ -34,19 +40,35 @@ class Request:
     path_column: str | None = None
     patient_column: str | None = None
     split_column: str | None = None
+    mask_column: str | None = None
+    sheet: str | None = None
+    images: str | None = None
     kind: str | None = None
     search: tuple[Path, ...] = ()
 
 
 #: Name of a layout -> what opens it.
 LAYOUTS: dict[str, Callable[[Request], Dataset]] = {
+    "coco": open_coco,
     "dicom_tree": open_dicom_tree,
     "files": open_files,
     "folders": open_folders,
     "manifest": open_manifest,
     "medmnist": open_medmnist,
+    "msd": open_msd,
+    "nnunet": open_nnunet,
+    "pairs": open_pairs,
     "table": open_table,
+    "voc": open_voc,
 }
+#: Layouts that a folder shows by files of their own, with the test of each; the first that fits is taken.
+SIGNS: tuple[tuple[str, Callable[[Path], bool]], ...] = (
+    ("manifest", is_manifest),
+    ("nnunet", is_nnunet),
+    ("msd", is_msd),
+    ("voc", is_voc),
+    ("coco", is_coco),
+)
 
 
 def open_dataset(
@@ -59,6 +81,9 @@ def open_dataset(
     path_column: str | None = None,
     patient_column: str | None = None,
     split_column: str | None = None,
+    mask_column: str | None = None,
+    sheet: str | None = None,
+    images: str | None = None,
     kind: str | None = None,
     search: Iterable[str | Path] = (),
 ) -> Dataset:
@@ -67,18 +92,26 @@ def open_dataset(
     Parameters
     ----------
     source : str or Path
-        A folder with a folder for each class; a CSV, TSV or Parquet table, or a folder with one; a folder of images or
-        DICOM files with `labels`; a ``.zip`` of one of these; an ``.npz``; ``medmnist:NAME`` or ``medmnist:NAME_64``.
+        A folder with a folder for each class; a CSV, TSV, Excel or Parquet table, or a folder with one; a folder of
+        images or DICOM files with `labels`; a folder of the Medical Segmentation Decathlon, of nnU-Net, COCO or Pascal
+        VOC, or of images with masks beside them; a JSON file of COCO; a ``.zip`` of one of these; an ``.npz``;
+        ``medmnist:NAME`` or ``medmnist:NAME_64``.
     target : str, optional
         Column of the answer, or several separated by commas for several labels. May be left out where only one is
-        possible.
+        possible. Of structures and objects: the names of those that are wanted; ``liver=1,tumour=2`` names the values
+        of masks that have no description.
     layout : str, optional
         One of :data:`LAYOUTS`; recognised where left out.
     labels : str or Path, optional
-        Table for a folder.
-    id_column, path_column, patient_column, split_column : str, optional
-        Columns of the table; found where left out.
-    kind : {"binary", "multiclass", "multilabel", "ordinal"}, optional
+        Table for a folder; or its annotations in the JSON of COCO.
+    id_column, path_column, patient_column, split_column, mask_column : str, optional
+        Columns of the table; found where left out. Several columns of images or masks have commas between them.
+    sheet : str, optional
+        Sheet of an Excel table; the first where left out.
+    images : str, optional
+        Series of each study of a DICOM tree that make one case: ``"T1=*T1*,FLAIR=*FLAIR*"``, patterns of the
+        SeriesDescription.
+    kind : {"binary", "multiclass", "multilabel", "ordinal", "structures", "objects"}, optional
     search : paths
         Folders in which sets of MedMNIST are looked for first.
 
@@ -101,6 +134,9 @@ def open_dataset(
         path_column=path_column,
         patient_column=patient_column,
         split_column=split_column,
+        mask_column=mask_column,
+        sheet=sheet,
+        images=images,
         kind=kind,
         search=tuple(Path(folder) for folder in search),
     )
@@ -118,7 +154,8 @@ def _open(request: Request, layout: str | None) -> Dataset:
         request = with_table(request)
     dataset = LAYOUTS[layout or recognise(request)](request)
     if not dataset.cases:
-        raise DataError(f"'{dataset.name}' holds no case that can be used; {len(dataset.skipped)} were left out")
+        first = f"; the first, {dataset.skipped[0].case}: {dataset.skipped[0].reason}" if dataset.skipped else ""
+        raise DataError(f"'{dataset.name}' holds no case that can be used; {len(dataset.skipped)} were left out{first}")
     return dataset
 
 
@@ -129,11 +166,13 @@ def with_table(request: Request) -> Request:
         return request
     if path.is_file():
         return replace(request, source=str(path.parent), labels=path) if path.suffix.lower() in TABLES else request
+    if _sign(path) is not None:
+        return request
     tables = _tables(path)
     if len(tables) != 1 or not image_files(path):
         return request
     classes = {name for name, _, _ in class_folders(path)}
-    if len(classes) > 1 and not _is_dicom(path) and not names_images(read_table(tables[0]), path):
+    if len(classes) > 1 and not _is_dicom(path) and not names_images(read_table(tables[0], sheet=request.sheet), path):
         return request  # a table of something else beside folders of classes
     return replace(request, labels=tables[0])
 
@@ -160,13 +199,24 @@ def recognise(request: Request) -> str:
     if request.labels is not None:
         if not exists(request.labels):
             raise ReadError(f"the table '{request.labels}' does not exist")
+        if request.labels.suffix.lower() == ".json":
+            return "coco"
         return "dicom_tree" if _is_dicom(path) and not request.path_column else "table"
     if next(walk(path), None) is None:
         raise DataError(f"'{path.name}' is empty: no file lies in it or below it")
+    if (sign := _sign(path)) is not None:
+        return sign
+    if is_pairs(path):
+        return "pairs"
     tops = class_folders(path)
     if not tops and len(_tables(path)) > 1 and image_files(path):
         raise DataError(f"'{path.name}' holds {len(_tables(path))} tables; say which one with labels=...")
     return "folders" if tops and not _are_patients([folder for _, _, folder in tops]) else "files"
+
+
+def _sign(folder: Path) -> str | None:
+    """The layout of which a folder holds the sign."""
+    return next((name for name, holds in SIGNS if holds(folder)), None)
 
 
 def _are_patients(folders: list[Path]) -> bool:
@@ -194,9 +244,15 @@ def _tables(folder: Path) -> list[Path]:
 def _of_file(path: Path) -> str:
     if path.suffix.lower() == ".npz":
         return "medmnist"
+    if path.name == DATASET and _sign(path.parent) in {"msd", "nnunet"}:
+        return str(_sign(path.parent))
+    if path.suffix.lower() == ".json" and is_coco(path):
+        return "coco"
     if reader_of(path) is not None:
         return "files"
-    raise DataError(f"'{path.name}' is no data set: expected a folder, a CSV, TSV or Parquet table, or an .npz")
+    raise DataError(
+        f"'{path.name}' is no data set: expected a folder, a CSV, TSV, Excel or Parquet table, a JSON file of COCO, or an .npz"
+    )
 
 
 def _is_dicom(folder: Path) -> bool:

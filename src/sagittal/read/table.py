@@ -1,32 +1,32 @@
-"""A CSV, TSV or Parquet table with a row for each image: its path or name, its labels, clinical columns."""
+"""A table with a row for each image, or for each object in one: paths, labels, masks, boxes, clinical columns."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sagittal.case import Case, ImageSource
+from sagittal.case import Case, ImageSource, Truth
 from sagittal.dataset import Dataset, Skipped
-from sagittal.errors import DataError, ReadError, SagittalError
+from sagittal.errors import DataError, SagittalError
 from sagittal.labels import ClassScores, LabelScheme
 from sagittal.read import columns
 from sagittal.read.dicom import read_dicom
-from sagittal.read.files import SPLIT_NAMES, group, image_files, index_file, is_image
-from sagittal.read.limits import as_read_error, check_file
-from sagittal.read.open_image import READERS, reader_of, stem
+from sagittal.read.files import SPLIT_NAMES, index_file
+from sagittal.read.image_index import ImageIndex
+from sagittal.read.open_image import reader_of, stem
 from sagittal.read.sources import file_source, patient_key, series_source
+from sagittal.read.table_boxes import BoxColumns, boxes_of_rows, find_box_columns
+from sagittal.read.table_file import Rows, read_table
+from sagittal.read.table_masks import find_mask_columns, masks_of_rows
 from sagittal.read.truths import UNKNOWN, scheme_of, scheme_of_columns
 
 if TYPE_CHECKING:
     from sagittal.read.open_dataset import Request
 
-Rows = dict[str, list[str]]
 #: Cells that are looked at to find out which column names the images.
 _SAMPLE = 400
 
@@ -35,8 +35,10 @@ def open_table(request: Request) -> Dataset:
     """Cases of a table's rows whose images are found on disk.
 
     The column of images holds paths (absolute, below the table's folder or below the data set's folder), file names
-    with or without suffix, or names of folders with one image or DICOM series each; it is found by trying. Rows
-    without image and images without row are reported as skipped.
+    with or without suffix, or names of folders with one image or DICOM series each; it is found by trying. Several
+    columns, named with commas between them, give several images a case. The truth stands in columns of labels, in a
+    column with paths of masks, or in columns of boxes, where the rows of one image are one case. Rows without image and
+    images without row are reported as skipped.
 
     Raises
     ------
@@ -46,42 +48,48 @@ def open_table(request: Request) -> Dataset:
         If the table cannot be read.
     """
     path, root = _places(request)
-    table = read_table(path)
+    table = read_table(path, sheet=request.sheet)
     places = ImageIndex(root, path.parent)
-    column = _image_column(table, places, request)
-    roles = find_roles(table, request, {column})
-    found: list[tuple[int, str, tuple[Path, ...]]] = []
-    skipped: list[Skipped] = []
-    for row, name in enumerate(_names(table[column], roles.patient == column)):
-        files = places.find(table[column][row])
-        if files and all(file.stat().st_size == 0 for file in files):
-            skipped.append(Skipped(name, "the file is empty (0 bytes)"))
-        elif files:
-            found.append((row, name, files))
-        else:
-            skipped.append(Skipped(name, "the table names an image that was not found"))
-    if not found:
+    masks = find_mask_columns(table, places, request)
+    named = _image_columns(table, places, request, set(masks))
+    boxes = _box_columns(table, request, masks)
+    with_place = bool(masks) or boxes is not None
+    taken = {*named, *masks, *(boxes.names if boxes else ())}
+    roles = find_roles(table, request, taken, labels=not with_place or boxes is not None)
+    entries, skipped = _entries(table, named, places, hide=roles.patient in named, grouped=with_place)
+    if not entries:
         raise DataError(
-            f"none of the {len(table[column])} images that column '{column}' names was found below '{root.name}'. "
+            f"none of the {len(table[named[0]])} images that column '{named[0]}' names was found below '{root.name}'. "
             "Give the folder of the images, or the right column with id_column=... or path_column=..."
         )
-    used = {file for _, _, files in found for file in files}
-    loose = [file for file in places.files if file not in used]
-    skipped += [Skipped(_below(file, root), "an image without a row in the table") for file in loose]
-    scheme, truths = roles.truths(table)
-    cases = [
-        make_row_case(
-            name,
-            _source(name, files),
-            table,
-            row,
-            roles,
-            truths,
-            source=_below(files[0], root),
-            patient=_patient_in(files[0]),
+    used = {file for entry in entries for files in entry.files for file in files}
+    truths: Sequence[Truth | str | None]
+    scheme: LabelScheme | None
+    notes = [f"images by column {' and '.join(repr(name) for name in named)}"]
+    if masks:
+        scheme, truths, outlines, told = masks_of_rows(
+            table, [(e.name, e.rows) for e in entries], masks, places, request.target
         )
-        for row, name, files in found
+        used |= outlines
+        notes += told
+    elif boxes is not None:
+        if len(roles.targets) > 1:
+            raise DataError(f"objects have one column of classes, not {', '.join(roles.targets)}")
+        scheme, truths = boxes_of_rows(table, [e.rows for e in entries], boxes, next(iter(roles.targets), None))
+        notes.append(boxes.note())
+    else:
+        scheme, of_rows = roles.truths(table)
+        truths = [of_rows[entry.rows[0]] for entry in entries]
+    skipped += [
+        Skipped(_below(file, root), "an image without a row in the table") for file in places.files if file not in used
     ]
+    cases = []
+    for entry, truth in zip(entries, truths, strict=True):
+        case = truth if isinstance(truth, str) else _entry_case(entry, table, roles, truth, named, root)
+        if isinstance(case, str):
+            skipped.append(Skipped(entry.name, case))
+        else:
+            cases.append(case)
     return Dataset(
         root.resolve().name,
         tuple(cases),
@@ -89,8 +97,112 @@ def open_table(request: Request) -> Dataset:
         columns=roles.clinical,
         skipped=tuple(skipped),
         layout="table",
-        notes=(f"images by column '{column}'", *roles.notes()),
+        notes=(*notes, *_other_images(table, named, masks, places, request), *roles.notes()),
     )
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """The rows of one case, its name, and the files of each of its images."""
+
+    rows: tuple[int, ...]
+    name: str
+    files: tuple[tuple[Path, ...], ...]
+
+
+def _entries(
+    table: Rows, named: Sequence[str], places: ImageIndex, *, hide: bool, grouped: bool
+) -> tuple[list[_Entry], list[Skipped]]:
+    """Rows with the files that they name; rows of the same files together where that is meant."""
+    cells = table[named[0]]
+    skipped: list[Skipped] = []
+    of_files: dict[object, list[int]] = {}
+    files_of: dict[int, tuple[tuple[Path, ...], ...]] = {}
+    found: dict[str, tuple[Path, ...]] = {}
+    for row in range(len(cells)):
+        files = []
+        for column in named:
+            cell = table[column][row]
+            if cell not in found:
+                found[cell] = places.find(cell)
+            files.append(found[cell])
+        files_of[row] = tuple(files)
+        key: object = files_of[row] if grouped and all(files) else cells[row] if grouped else row
+        of_files.setdefault(key, []).append(row)
+    groups = list(of_files.values())
+    names = _names([cells[rows[0]] for rows in groups], hide)
+    entries = []
+    for rows, name in zip(groups, names, strict=True):
+        files_here = files_of[rows[0]]
+        missing = [column for column, files in zip(named, files_here, strict=True) if not files]
+        if missing and len(named) > 1:
+            skipped.append(Skipped(name, f"the image of column {', '.join(map(repr, missing))} was not found"))
+        elif missing:
+            skipped.append(Skipped(name, "the table names an image that was not found"))
+        elif any(all(file.stat().st_size == 0 for file in files) for files in files_here):
+            skipped.append(Skipped(name, "the file is empty (0 bytes)"))
+        else:
+            entries.append(_Entry(tuple(rows), name, files_here))
+    return entries, skipped
+
+
+def _entry_case(
+    entry: _Entry, table: Rows, roles: Roles, truth: Truth | None, named: Sequence[str], root: Path
+) -> Case | str:
+    """The case of an entry, or why it cannot be one."""
+    for role, what in ((roles.patient, "patients"), (roles.split, "splits")):
+        if role and len({table[role][row].strip() for row in entry.rows}) > 1:
+            return f"the rows of one image name different {what}"
+    names = ["image"] if len(named) == 1 else list(named)
+    images = {key: _source(entry.name, files) for key, files in zip(names, entry.files, strict=True)}
+    first = entry.files[0][0]
+    made = make_row_case(
+        entry.name,
+        images,
+        table,
+        entry.rows[0],
+        roles,
+        {entry.rows[0]: truth},
+        source=_below(first, root),
+        patient=_patient_in(first),
+    )
+    if len(entry.rows) == 1:
+        return made
+    # What differs between the rows of one image belongs to its objects, not to the case.
+    same = {c: v if len({table[c][row] for row in entry.rows}) == 1 else None for c, v in made.table.items()}
+    return replace(made, table=same)
+
+
+def _other_images(
+    table: Rows, named: Sequence[str], masks: Mapping[str, str], places: ImageIndex, request: Request
+) -> list[str]:
+    """Columns that name other images and are not used, where the user named none."""
+    if request.path_column or request.id_column:
+        return []
+    mine = {files for cell in table[named[0]][:_SAMPLE] if (files := places.find(cell))}
+    others = []
+    for column, cells in table.items():
+        if column not in {*named, *masks}:
+            theirs = {files for cell in cells[:_SAMPLE] if "." in cell and (files := places.find(cell))}
+            if len(theirs - mine) * 2 > len(mine):
+                others.append(column)
+    if not others:
+        return []
+    return [
+        f"not used: the images of {', '.join(others)}; all together with --path-column {','.join([*named, *others])}"
+    ]
+
+
+def _box_columns(table: Rows, request: Request, masks: Mapping[str, str]) -> BoxColumns | None:
+    if request.kind not in {None, "objects"} or (masks and request.kind is None):
+        return None
+    boxes = find_box_columns(table)
+    if boxes is None and request.kind == "objects":
+        raise DataError(
+            f"the table has no columns of boxes ({', '.join(list(table)[:20])}). Expected xmin, ymin, xmax, ymax; or x, y, "
+            "width, height; or coordX, coordY, coordZ and diameter_mm or radius_mm"
+        )
+    return boxes
 
 
 def names_images(table: Rows, root: Path) -> bool:
@@ -111,7 +223,7 @@ class Roles:
         The other columns.
     """
 
-    def __init__(self, table: Rows, request: Request, taken: set[str]) -> None:
+    def __init__(self, table: Rows, request: Request, taken: set[str], labels: bool = True) -> None:
         self.kind = request.kind
         self.patient = (
             columns.named(table, request.patient_column, "patient")
@@ -123,7 +235,7 @@ class Roles:
         )
         self.text = columns.guess_text(table)
         self.taken = taken | {c for c in (self.patient, self.split, self.text) if c}
-        self.targets = self._targets(table, request.target)
+        self.targets = self._targets(table, request.target) if labels else ()
         self.clinical = tuple(c for c in table if c not in self.taken | set(self.targets) and not _is_key(table[c]))
         self.numbers = {c for c in self.clinical if _is_numeric(table[c])}
         self.guessed_patient = self.patient is not None and not request.patient_column
@@ -155,28 +267,28 @@ class Roles:
         return [f"cases of one patient by column '{self.patient}'" + (" (guessed)" if self.guessed_patient else "")]
 
 
-def find_roles(table: Rows, request: Request, taken: set[str]) -> Roles:
-    """What each column is for, those in `taken` being identifiers."""
-    return Roles(table, request, taken)
+def find_roles(table: Rows, request: Request, taken: set[str], *, labels: bool = True) -> Roles:
+    """What each column is for, those in `taken` being identifiers; without `labels` no column is the answer."""
+    return Roles(table, request, taken, labels)
 
 
 def make_row_case(
     name: str,
-    image: ImageSource,
+    image: ImageSource | Mapping[str, ImageSource],
     table: Rows,
     row: int,
     roles: Roles,
-    truths: Sequence[ClassScores | None],
+    truths: Sequence[Truth | None] | Mapping[int, Truth | None],
     *,
     source: str,
     patient: str | None = None,
 ) -> Case:
-    """The case of one row."""
+    """The case of one row; `truths` holds its truth at the row's number."""
     cell = table[roles.patient][row].strip() if roles.patient else ""
     return Case(
         id=name,
         patient=patient_key(cell) if cell else patient or name,
-        images={"image": image},
+        images={"image": image} if isinstance(image, ImageSource) else image,
         table={c: _value(table[c][row], c in roles.numbers) for c in roles.clinical},
         text=table[roles.text][row] if roles.text else "",
         truth=truths[row],
@@ -192,132 +304,6 @@ def _split(cell: str, case: str) -> str | None:
     return SPLIT_NAMES[text] if text else None
 
 
-def read_table(path: Path) -> Rows:
-    """A table as columns of text, empty where nothing stands.
-
-    Raises
-    ------
-    ReadError
-        If the file is damaged, has no header or no rows.
-    """
-    check_file(path)
-    with as_read_error("table"):
-        rows = _parquet(path) if path.suffix.lower() == ".parquet" else _delimited(path)
-    if not rows or not next(iter(rows.values())):
-        raise ReadError(f"the table '{path.name}' has no rows below its header")
-    return rows
-
-
-def _parquet(path: Path) -> Rows:
-    import pyarrow.parquet as pq
-
-    columns_ = pq.read_table(path).to_pydict()
-    return {str(name): [_text(v) for v in values] for name, values in columns_.items()}
-
-
-def _text(value: object) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return str(int(value)) if isinstance(value, bool) else str(value)
-
-
-def _delimited(path: Path) -> Rows:
-    raw = path.read_bytes()
-    if b"\0" in raw[:4096] and raw[:2] not in {b"\xff\xfe", b"\xfe\xff"}:
-        raise ReadError("table: holds binary data, not text. Expected CSV, TSV or Parquet.")
-    text = _decoded(raw)
-    header = text.split("\n", 1)[0]
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=header.count)
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        names = [name.strip() for name in next(lines)]
-        body = [line for line in lines if any(cell.strip() for cell in line)]
-    except csv.Error as error:
-        raise ReadError(f"table: {error}") from error
-    twice = [name for name, n in Counter(names).items() if n > 1 and name]
-    if twice:
-        raise ReadError(f"table: the column '{twice[0]}' occurs twice; rename one")
-    for number, line in enumerate(body, start=2):
-        if len(line) > len(names) and any(cell.strip() for cell in line[len(names) :]):
-            raise ReadError(
-                f"table: row {number} has {len(line)} cells, the header {len(names)}: a delimiter without quotes?"
-            )
-    return {
-        name or f"column {n + 1}": [line[n] if n < len(line) else "" for line in body] for n, name in enumerate(names)
-    }
-
-
-def _decoded(raw: bytes) -> str:
-    if raw[:2] in {b"\xff\xfe", b"\xfe\xff"}:
-        return raw.decode("utf-16")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return raw.decode("gb18030" if _is_gb(raw) else "latin-1")
-
-
-def _is_gb(raw: bytes) -> bool:
-    try:
-        return any("\u4e00" <= c <= "\u9fff" for c in raw.decode("gb18030"))
-    except UnicodeDecodeError:
-        return False
-
-
-class ImageIndex:
-    """Where the images below some folders lie, by path, name, stem and folder."""
-
-    def __init__(self, root: Path, beside: Path) -> None:
-        self.roots = list(dict.fromkeys((root, beside)))
-        self.files = image_files(root)
-        self.names: dict[str, list[Path]] = defaultdict(list)
-        self.folders: dict[str, list[Path]] = defaultdict(list)
-        self._groups: dict[Path, tuple[Path, ...]] = {}
-        for file in self.files:
-            below = file.relative_to(root)
-            for name in dict.fromkeys(
-                (below.as_posix(), file.name, stem(file), below.with_name(stem(file)).as_posix())
-            ):
-                self.names[_same(name)].append(file)
-            for parent in below.parents[:-1]:
-                for name in dict.fromkeys((parent.as_posix(), parent.name)):
-                    self.folders[_same(name)].append(file)
-
-    def find(self, cell: str) -> tuple[Path, ...]:
-        """The files that a cell names; empty where there are none, or it is not clear which."""
-        name = cell.strip().replace("\\", "/").removeprefix("./").rstrip("/")
-        if not name:
-            return ()
-        files = self.names.get(_same(name), [])
-        if len(files) == 1:
-            return (files[0],)
-        if not files and _same(name) in self.folders:
-            return self._one_image(self.folders[_same(name)])
-        for root in self.roots:
-            try:
-                path = root / name
-                if path.is_file() and is_image(path):
-                    return (path,)
-            except (OSError, ValueError):  # too long, or with a NUL
-                return ()
-        return ()
-
-    def _one_image(self, files: list[Path]) -> tuple[Path, ...]:
-        if len(files) == 1:
-            return (files[0],)
-        first = files[0]
-        if first not in self._groups:
-            groups = group(files)
-            self._groups[first] = groups[0].files if len(groups) == 1 else ()
-        return self._groups[first]
-
-
-def _same(name: str) -> str:
-    """A name as it compares: accents in one code point (files from a Mac have two), the suffix in lower case."""
-    name = unicodedata.normalize("NFC", name)
-    head, dot, suffix = name.rpartition(".")
-    return f"{head}.{suffix.lower()}" if dot and f".{suffix.lower()}" in READERS else name
-
-
 def _places(request: Request) -> tuple[Path, Path]:
     """The table, and the folder of the images."""
     if request.labels is None:
@@ -326,30 +312,30 @@ def _places(request: Request) -> tuple[Path, Path]:
     return request.labels, source if source.is_dir() else source.parent
 
 
-def _image_column(table: Rows, places: ImageIndex, request: Request) -> str:
+def _image_columns(table: Rows, places: ImageIndex, request: Request, masks: set[str]) -> list[str]:
     given = request.path_column or request.id_column
+    if given and (given in table or "," not in given):
+        return [columns.named(table, given, "images")]
     if given:
-        return columns.named(table, given, "images")
+        names = [columns.named(table, part.strip(), "images") for part in given.split(",") if part.strip()]
+        return list(dict.fromkeys(names))
     best, most = "", 0
     for name, cells in table.items():
-        sample = [cell for cell in cells if cell.strip()][:_SAMPLE]
+        sample = [cell for cell in cells if cell.strip()][:_SAMPLE] if name not in masks else []
         fits = {files for files in map(places.find, sample) if files}
         if len(fits) > most:
             best, most = name, len(fits)
-    if not best:
-        hints = [
-            c
-            for c in table
-            if columns.key(c) in {"path", "file", "filename", "image", "imageid", "id", "filepath", "imagepath"}
-        ]
-        if hints:
-            return hints[0]
-        raise DataError(
-            f"no column of the table names images below '{places.roots[0].name}' "
-            f"({len(places.files)} images there; columns: {', '.join(list(table)[:20])}). "
-            "Give it with path_column=... or id_column=..."
-        )
-    return best
+    if best:
+        return [best]
+    known = {"path", "file", "filename", "image", "imageid", "id", "filepath", "imagepath"}
+    hints = [c for c in table if columns.key(c) in known]
+    if hints:
+        return hints[:1]
+    raise DataError(
+        f"no column of the table names images below '{places.roots[0].name}' "
+        f"({len(places.files)} images there; columns: {', '.join(list(table)[:20])}). "
+        "Give it with path_column=... or id_column=..."
+    )
 
 
 def _names(cells: list[str], hide: bool) -> list[str]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from sagittal.errors import ConfigError, DataError, nearest
-from sagittal.labels import KINDS, ClassScores, LabelScheme
+from sagittal.labels import CLASS_KINDS, KINDS, ClassScores, Kind, LabelScheme
 
 #: "We do not know", which is never the same as "no".
-UNKNOWN = frozenset({"", "-1", "nan", "na", "n/a", "null", "unknown", "uncertain", "unclear", "missing", "?", "<na>"})
+UNKNOWN = frozenset(
+    {"", "-1", "nan", "na", "n/a", "null", "unknown", "uncertain", "unclear", "missing", "?", "<na>", "#n/a"}
+)
 #: In a cell with several labels: none of the classes holds.
 _NOTHING = frozenset({"no finding", "no findings"})
 _YES = frozenset({"1", "true", "yes", "y", "positive", "pos", "present"})
@@ -38,6 +41,20 @@ _SCALES = (
     ("low", "medium", "intermediate", "high", "very high"),
     ("i", "ii", "iii", "iv", "v", "vi"),
 )
+
+
+class Asked(Protocol):
+    """What a user may ask of the truth of a source."""
+
+    @property
+    def target(self) -> str | None:
+        """Column, or names with commas between them."""
+
+    @property
+    def kind(self) -> str | None:
+        """Kind of the question."""
+
+
 #: More classes than this in a column without repetition are measurements or names.
 _MOST_CLASSES = 200
 
@@ -64,6 +81,11 @@ def scheme_of(values: Sequence[str], target: str, kind: str | None = None) -> tu
     """
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"unknown kind of labels '{kind}'. {nearest(kind, KINDS)}")
+    if kind is not None and kind not in CLASS_KINDS:
+        raise DataError(
+            f"'{target}' holds classes, not {kind}: expected {', '.join(CLASS_KINDS)}. Truth with a place comes from masks "
+            "or boxes: a column of masks (--mask-column), columns of boxes, or a layout such as msd, coco or voc."
+        )
     cells = [clean(value) for value in values]
     known = [cell for cell in cells if cell is not None]
     if not known:
@@ -206,3 +228,46 @@ def is_lateral(names: Iterable[str]) -> bool:
     words = [set(re.split(r"[^a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower())) for name in names]
     every = set().union(*words)
     return bool({"left", "right", "links", "rechts"} & every) or {"l", "r"} <= every or {"od", "os"} <= every
+
+
+def scheme_of_places(
+    kind: Kind, names: Sequence[str], request: Asked, *, target: str, meaning: Mapping[str, str] | None = None
+) -> LabelScheme:
+    """The scheme of structures or objects that a data set names, or of those that were asked for.
+
+    Parameters
+    ----------
+    kind : {"structures", "objects"}
+    names : sequence of str
+        What the data set names, background left out.
+    request : Asked
+        Its target may choose some of them, with commas between.
+    target : str
+        What the truth came from, in a word.
+    meaning : mapping of str to str, optional
+        What each name stands for.
+
+    Raises
+    ------
+    DataError
+        If there is none, one that is asked for is not there, or another kind of question is asked.
+    ConfigError
+        If the kind is not known.
+    """
+    if request.kind is not None and request.kind not in KINDS:
+        raise ConfigError(f"unknown kind of labels '{request.kind}'. {nearest(request.kind, KINDS)}")
+    if request.kind not in {None, kind}:
+        raise DataError(
+            f"the truth here is of kind '{kind}' ({', '.join(list(names)[:8])}), not '{request.kind}': leave --kind out"
+        )
+    chosen = list(names)
+    if request.target is not None:
+        wanted = [request.target] if request.target in names else [part.strip() for part in request.target.split(",")]
+        for name in wanted:
+            if name not in names:
+                raise DataError(f"the data set has no {kind} called '{name}'. {nearest(name, names)}")
+        chosen = [name for name in names if name in wanted]
+    if not chosen:
+        raise DataError(f"the data set names no {kind}")
+    told = {name: text for name, text in (meaning or {}).items() if name in chosen}
+    return LabelScheme(kind, tuple(chosen), target, lateral=is_lateral(chosen), meaning=told)
