@@ -170,7 +170,7 @@ def _limits(spans: list[tuple[int, int]], end: int) -> dict[int, int]:
     """Where each entry must end, by where it begins; refused where two share bytes."""
     spans = sorted(spans)
     limits = {}
-    for (start, stop), (following, _) in zip(spans, [*spans[1:], (end, 0)], strict=True):
+    for (start, stop), (following, _) in zip(spans, [*spans, (end, 0)][1:], strict=True):
         if stop > following:
             raise ReadError(
                 "zip archive: two of its entries lie over each other, or reach past its end: damaged or a bomb"

@@ -16,6 +16,7 @@ from sagittal.errors import ConfigError, GeometryError, ReadError, SagittalError
 from sagittal.image import Image
 from sagittal.read.archive import unpacked
 from sagittal.read.dicom import read_dicom_series
+from sagittal.read.dicom_seg import read_dicom_seg
 from sagittal.read.label_map import read_label_map
 from sagittal.read.npz import read_npz_item
 from sagittal.read.open_image import read_image
@@ -49,6 +50,10 @@ def _read_series(files: tuple[Path, ...], **options: Any) -> Image:
 
 def _read_item(files: tuple[Path, ...], array: str, index: int, modality: str = "OT") -> Image:
     return read_npz_item(files[0], array, index, modality)
+
+
+def _read_dicom_seg(files: tuple[Path, ...], **options: Any) -> Segmentation:
+    return read_dicom_seg(files[0], files[1:], **options)
 
 
 def _read_seg_nrrd(files: tuple[Path, ...]) -> Segmentation:
@@ -89,6 +94,7 @@ IMAGE_WAYS: dict[str, Callable[..., Image]] = {
 }
 #: The same for segmentations.
 MASK_WAYS: dict[str, Callable[..., Segmentation]] = {
+    "dicom_seg": _read_dicom_seg,
     "label_map": read_label_map,
     "seg_nrrd": _read_seg_nrrd,
     "shapes": read_shapes,
