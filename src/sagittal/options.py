@@ -78,6 +78,9 @@ class TrainOptions:
         Whether a run folder of the same name may be replaced.
     tensorboard : bool
         Whether a TensorBoard log is written into the run folder.
+    allow_leakage : bool
+        Whether training goes on where a held-out split shares patients or files with another; the run and the model's
+        card say so.
     plan : path, optional
         A plan made before and perhaps edited by hand, instead of a new one.
     changes : mapping of str to str
@@ -97,6 +100,7 @@ class TrainOptions:
     workers: int = 0
     overwrite: bool = False
     tensorboard: bool = False
+    allow_leakage: bool = False
     plan: Path | None = None
     changes: Mapping[str, str] = field(default_factory=dict)
     reporter: Reporter = field(default_factory=Quiet)

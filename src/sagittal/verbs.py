@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sagittal.errors import ConfigError, nearest
+from sagittal.errors import ConfigError, DataError, nearest
 from sagittal.options import EvaluateOptions, ReadOptions, TrainOptions, format_seconds, parse_budget
 from sagittal.progress import Quiet, Reporter
 from sagittal.run_folder import (
@@ -89,6 +90,9 @@ def check(
     *,
     target: str | None = None,
     pixels: Literal["none", "sample", "all"] = "all",
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    allow_leakage: bool = False,
     options: ReadOptions | None = None,
     reporter: Reporter | None = None,
 ) -> Findings:
@@ -100,19 +104,34 @@ def check(
     target : str, optional
     pixels : {"none", "sample", "all"}
         How many images are read to find unreadable ones and copies.
+    output : path, optional
+        Page to write, with pictures of what was found: ``report.html``; or ``findings.json``.
+    overwrite : bool
+        Whether a file that is there may be replaced.
+    allow_leakage : bool
+        Whether what stands on both sides of a split is a warning instead of an error.
     options : ReadOptions, optional
     reporter : Reporter, optional
 
     Raises
     ------
     ReadError, DataError, ConfigError
-        If the source cannot be opened at all.
+        If the source cannot be opened at all; if `output` is taken.
     """
-    from sagittal.check.check_dataset import check_dataset
+    from sagittal.check.check_dataset import look_through
+    from sagittal.report.check_page import claim_page, write_check
 
     listener = reporter or Quiet()
+    page = None if output is None else claim_page(Path(output), overwrite=overwrite)
     dataset = _open(source, target, options or ReadOptions(), listener)
-    return check_dataset(dataset, pixels=pixels, reporter=listener)
+    pictures = page is not None and page.suffix != ".json"
+    checked = look_through(dataset, pixels=pixels, pictures=pictures, reporter=listener)
+    if allow_leakage:
+        checked = replace(checked, findings=checked.findings.allow_leakage())
+    if page is not None:
+        with writable(page.parent):
+            write_check(checked, page)
+    return checked.findings
 
 
 def plan(
@@ -230,6 +249,7 @@ def _train(
     from sagittal.train.run import clear_work, train_model
     from sagittal.train.start import measure, measure_and_plan
 
+    allowed = _stop_on_leakage(dataset, folder, options)
     goes_on = (folder / "plan.json").is_file()
     if goes_on:
         made, fingerprint = Plan.load(folder / "plan.json"), measure(dataset, seed, options)
@@ -248,6 +268,7 @@ def _train(
         device=options.device,
         workers=options.workers,
         tensorboard=options.tensorboard,
+        allowed=allowed,
         reporter=options.reporter,
     )
     ends = started + 0.97 * made.budget_s if made.budget_s and not goes_on else time.monotonic() + 60
@@ -261,6 +282,31 @@ def _train(
             f"took {format_seconds(spent)} of {format_seconds(made.budget_s)} ({spent / made.budget_s:.0%} of the budget)"
         )
     return run
+
+
+def _stop_on_leakage(dataset: Dataset, folder: Path, options: TrainOptions) -> dict[str, int]:
+    """The part of check that reads no pixels, kept in ``check.json``; leakage stops training unless it is allowed.
+
+    Returns
+    -------
+    dict of str to int
+        What was allowed: code of the finding, number of cases.
+    """
+    from sagittal.check.check_dataset import check_dataset
+
+    findings = check_dataset(dataset, pixels="none")
+    if options.allow_leakage:
+        findings = findings.allow_leakage()
+    with writable(folder):
+        text = json.dumps(findings.to_json(), indent=1, ensure_ascii=False)
+        (folder / "check.json").write_text(text + "\n", encoding="utf-8")
+    leaks = findings.leakage()
+    errors = [found.message for found in leaks if found.severity == "error"]
+    if errors:
+        raise DataError(f"{' '.join(errors)} To train all the same: --allow-leakage; the model's card will say so.")
+    for found in leaks:
+        options.reporter.say(f"warning: {found.message}")
+    return {found.code: len(found.cases) for found in leaks}
 
 
 def evaluate(

@@ -67,7 +67,7 @@ _MESSAGES: dict[str, tuple[Severity, str, str]] = {
         "They are cut at its edge; check that image and boxes belong together.",
     ),
     "doubled-box": ("warning", f"share {DOUBLED:.0%} of their area with another of their class", "Keep one of each."),
-    "tiny-box": ("note", f"are less than {TINY:g} voxels wide", "Look whether they were clicked by mistake."),
+    "tiny-box": ("warning", f"are less than {TINY:g} voxels wide", "Look whether they were clicked by mistake."),
 }  # fmt: skip
 
 

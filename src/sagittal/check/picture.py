@@ -48,10 +48,29 @@ def draw(image: Image, mask: Segmentation | None = None, side: int = SMALL) -> b
     return file.getvalue()
 
 
-def drawn_size(grid: Grid, side: int) -> tuple[int, int]:
-    """Width and height that :func:`draw` gives an image without position."""
-    _, (width, height) = _places(Grid(grid.shape, spacing=grid.spacing), 0, side)
-    return width, height
+def in_picture(grid: Grid, corners: Floats) -> tuple[float, float, float, float] | None:
+    """Where a box lies in the drawn middle slice: left, top, width and height as shares of the picture.
+
+    Parameters
+    ----------
+    corners : (2, 3) float, voxel indices
+        As in :class:`sagittal.truth.Boxes`.
+
+    Returns
+    -------
+    tuple, or None
+        ``None`` where the box lies in other slices of a volume.
+    """
+    k = grid.shape[2] // 2
+    if grid.shape[2] > 1 and not corners[0, 2] <= k <= corners[1, 2]:
+        return None
+    across, flips = _upright(grid)
+    ends = []
+    for axis in (across, 1 - across):
+        low, high = ((corners[end, axis] + 0.5) / grid.shape[axis] for end in (0, 1))
+        ends.append((1 - high, 1 - low) if flips[axis] else (low, high))
+    (left, right), (top, bottom) = ends
+    return float(left), float(top), float(right - left), float(bottom - top)
 
 
 def _places(grid: Grid, k: int, side: int) -> tuple[tuple[Array, Array], tuple[int, int]]:

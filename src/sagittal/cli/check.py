@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, cast
 
 import typer
@@ -16,7 +17,7 @@ from sagittal.options import ReadOptions
     brief="Find what is wrong with the data.",
     reads=True,
     examples="""
-    sagittal check studies/ --labels labels.csv --target diagnosis
+    sagittal check studies/ --labels labels.csv --target diagnosis -o check.html
     sagittal check medmnist:breastmnist --json
     """,
 )
@@ -25,6 +26,14 @@ def check(
     source: Source = None,
     target: Target = None,
     pixels: Annotated[str, flag("--pixels", metavar="none|sample|all", help="How many images are read.")] = "all",
+    output: Annotated[
+        Path | None,
+        flag("--output", "-o", metavar="FILE", help="Page with pictures of what was found (.html), or .json."),
+    ] = None,
+    overwrite: Annotated[bool, flag("--overwrite", help="Replace a page that is there.")] = False,
+    allow_leakage: Annotated[
+        bool, flag("--allow-leakage", help="Only warn of what stands on both sides of a split.")
+    ] = False,
     *,
     read: ReadOptions,
 ) -> None:
@@ -36,9 +45,14 @@ def check(
         source_of(source, desk),
         target=target,
         pixels=cast("Literal['none', 'sample', 'all']", pixels),
+        output=output,
+        overwrite=overwrite,
+        allow_leakage=allow_leakage,
         options=read,
         reporter=desk.reporter,
     )
     desk.answer(findings.to_json(), findings_text(findings))
+    if output is not None:
+        desk.reporter.say(f"page  {output}")
     if not findings.may_train:
         raise typer.Exit(Exit.DATA)

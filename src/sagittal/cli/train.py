@@ -69,6 +69,9 @@ def train(
     resume: Annotated[bool, flag("--resume", help="Go on from the last checkpoint of the run folder.")] = False,
     overwrite: Annotated[bool, flag("--overwrite", help="Replace a run folder of the same name.")] = False,
     tensorboard: Annotated[bool, flag("--tensorboard", help="Write a TensorBoard log into the run folder.")] = False,
+    allow_leakage: Annotated[
+        bool, flag("--allow-leakage", help="Train although a held-out split shares patients or files with another.")
+    ] = False,
     *,
     read: ReadOptions,
 ) -> None:
@@ -98,6 +101,7 @@ def train(
             workers=workers,
             overwrite=overwrite,
             tensorboard=tensorboard,
+            allow_leakage=allow_leakage,
             plan=plan,
             changes=changes,
             reporter=desk.reporter,

@@ -141,9 +141,18 @@ def _data(model: Model | None, plan: Plan | None) -> list[str]:
             if plan
             else NOT_STATED,
         ),
+        *(
+            [("**leakage between splits, allowed on request**", _text(_counted(data["allowed_leakage"])))]
+            if data.get("allowed_leakage")
+            else []
+        ),
         ("who labelled the cases, and how", _text(data.get("reference_standard"))),
     ]
     return ["## Training data", _table(("", ""), rows)]
+
+
+def _counted(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{code} ({n} cases)" for code, n in found.items())
 
 
 def _worth(evidence: Evidence | None) -> list[str]:

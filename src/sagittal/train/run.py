@@ -7,6 +7,7 @@ import logging
 import shutil
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ def train_model(
     device: str = "auto",
     workers: int = 0,
     tensorboard: bool = False,
+    allowed: Mapping[str, int] | None = None,
     reporter: Reporter | None = None,
 ) -> Run:
     """Split, prepare, train every member, calibrate and package.
@@ -98,6 +100,8 @@ def train_model(
     workers : int
         Threads that read studies; 0 for as many as there are cores.
     tensorboard : bool
+    allowed : mapping of str to int, optional
+        Leakage between splits that was found and allowed: code of the finding, number of cases. The model keeps it.
     reporter : Reporter, optional
 
     Raises
@@ -136,7 +140,7 @@ def train_model(
         trained = trainer.finished()
     else:
         trained = trainer.run(resume=resume)
-    model, final, logits, judged = _package(plan, fingerprint, splits, store, trained, by_id)
+    model, final, logits, judged = _package(plan, fingerprint, splits, store, trained, by_id, allowed or {})
     model = model.save(folder / "model", overwrite=True)
     final.save(folder / "plan.json")
     rows = np.flatnonzero(judged)
@@ -192,6 +196,7 @@ def _package(
     store: Store,
     trained: list[Trained],
     by_id: dict[str, Case],
+    allowed: Mapping[str, int],
 ) -> tuple[Model, Plan, Floats, Any]:
     """The model, the plan as it was carried out, and blended out-of-fold logits with the rows that have them."""
     truth = np.stack([_truth(by_id[name]) for name in store.ids])
@@ -229,7 +234,10 @@ def _package(
             size=tuple((axis.low, axis.high) for axis in fingerprint.size),
             spacing_mm=tuple((axis.low, axis.high) for axis in fingerprint.spacing_mm),
         ),
-        data=_summary(fingerprint, splits, store),
+        data={
+            **_summary(fingerprint, splits, store),
+            **({"allowed_leakage": dict(allowed)} if allowed else {}),
+        },
     )
     return model, final, blend, judged
 

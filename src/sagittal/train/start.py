@@ -17,7 +17,7 @@ from sagittal.prepare.plan import Plan
 from sagittal.prepare.planner import Wishes, make_plans
 from sagittal.train.budget import fit_to_budget
 
-_KEPT = ("name", "preset", "epochs", "batch", "folds", "pretrained", "tensorboard")
+_KEPT = ("name", "preset", "epochs", "batch", "folds", "pretrained", "tensorboard", "allow_leakage")
 
 
 def config_of(
@@ -30,7 +30,7 @@ def config_of(
     options: TrainOptions,
 ) -> dict[str, Any]:
     """The options of a run under the names of the flags; paths as they were given."""
-    names = ("name", "preset", "epochs", "batch", "folds", "pretrained", "device", "workers", "tensorboard")
+    names = ("name", "preset", "epochs", "batch", "folds", "pretrained", "device", "workers", "tensorboard", "allow_leakage")
     chosen = {name: getattr(options, name) for name in names}
     chosen["inputs"] = ",".join(options.inputs) or None
     return {
