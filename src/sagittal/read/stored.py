@@ -201,4 +201,6 @@ def make_grid(
 def stored_image(data: Array, grid: Grid, *, modality: str = "OT") -> Image:
     """The image of stored values; bits are those of an unsigned or signed integer type, 0 for real values."""
     bits = 8 * data.dtype.itemsize if data.dtype.kind in "ui" else 0
-    return Image(data.astype(np.float32), grid, bits=bits, modality=modality)
+    with np.errstate(over="ignore"):  # beyond 32 bits: infinite, which check reports
+        values = data.astype(np.float32)
+    return Image(values, grid, bits=bits, modality=modality)
