@@ -16,7 +16,7 @@ from sagittal.dataset import Dataset
 from sagittal.errors import ConfigError, DataError, ReadError
 from sagittal.grid import Grid
 from sagittal.image import Image
-from sagittal.read.manifest import CASES, SCHEMA, read_manifest, write_manifest
+from sagittal.read.manifest import CASES, ROW_SCHEMA, SCHEMA, read_manifest, write_manifest
 from sagittal.read.open_dataset import open_dataset
 
 
@@ -110,7 +110,7 @@ def test_unknown_is_not_the_same_as_no_truth(tmp_path: Path) -> None:
 def test_a_manifest_copies_no_pixels(tmp_path: Path) -> None:
     dataset = open_dataset(make_table(tmp_path / "data"), target="diagnosis")
     write_manifest(dataset, tmp_path / "manifest")
-    assert sorted(path.name for path in (tmp_path / "manifest").iterdir()) == [CASES, SCHEMA]
+    assert sorted(path.name for path in (tmp_path / "manifest").iterdir()) == [CASES, ROW_SCHEMA, SCHEMA]
 
 
 def test_manifest_and_data_may_move_together(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from sagittal.read.files import SPLIT_NAMES, index_file
 from sagittal.read.image_index import ImageIndex
 from sagittal.read.open_image import reader_of, stem
 from sagittal.read.sources import file_source, patient_key, series_source
-from sagittal.read.table_boxes import BoxColumns, boxes_of_rows, find_box_columns
+from sagittal.read.table_boxes import BoxColumns, boxes_of_rows, find_box_columns, guess_class
 from sagittal.read.table_file import Rows, read_table
 from sagittal.read.table_masks import find_mask_columns, masks_of_rows
 from sagittal.read.truths import UNKNOWN, scheme_of, scheme_of_columns
@@ -55,7 +55,11 @@ def open_table(request: Request) -> Dataset:
     boxes = _box_columns(table, request, masks)
     with_place = bool(masks) or boxes is not None
     taken = {*named, *masks, *(boxes.names if boxes else ())}
-    roles = find_roles(table, request, taken, labels=not with_place or boxes is not None)
+    if boxes is not None and request.target is None:
+        request = replace(request, target=guess_class(table, taken))
+    roles = find_roles(
+        table, request, taken, labels=not with_place or (boxes is not None and request.target is not None)
+    )
     entries, skipped = _entries(table, named, places, hide=roles.patient in named, grouped=with_place)
     if not entries:
         raise DataError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +17,7 @@ from sagittal.truth import Boxes
 
 #: What a box without a class encloses.
 OBJECT = "object"
+_CLASSES = (*columns.TARGET, "classname", "labelname", "objectclass", "name")
 _CORNERS = (("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2"), ("x0", "y0", "x1", "y1"))
 _DEPTHS = (("zmin", "zmax"), ("z1", "z2"), ("z0", "z1"))
 _STARTS = (("x", "y"), ("xmin", "ymin"), ("left", "top"), ("bboxx", "bboxy"))
@@ -26,6 +27,8 @@ _CENTRES = (
     ("centrex", "centrey", "centrez"), ("x", "y", "z"),
     ("xmm", "ymm", "zmm"),
 )  # fmt: skip
+#: A cell without a number; -1 is a place like any other.
+_EMPTY = frozenset({"", "nan", "na", "n/a", "none", "null", "#n/a", "<na>"})
 _LENGTHS = {"diametermm": 0.5, "radiusmm": 1.0}
 
 
@@ -59,11 +62,11 @@ class BoxColumns:
         DataError
             If a cell is no number, or some are empty.
         """
-        known = [clean(cell) if cell.strip() != "-1" else cell for cell in cells]
-        if all(cell is None for cell in known):
+        known = [cell.strip() for cell in cells if cell.strip().lower() not in _EMPTY]
+        if not known:
             return None
         try:
-            values = [float(cell) for cell in known if cell is not None]
+            values = [float(cell) for cell in known]
         except ValueError:
             values = []
         if len(values) != len(cells) or not np.all(np.isfinite(values)):
@@ -102,6 +105,20 @@ def find_box_columns(table: Rows) -> BoxColumns | None:
                 wanted3 = (*start, "z", *size, "depth") if deep3 else (*start, *size)
                 return BoxColumns("size", tuple(keys[name] for name in wanted3))
     return None
+
+
+def guess_class(table: Rows, taken: Collection[str]) -> str | None:
+    """The column of the classes of boxes; ``None`` where no column is called so.
+
+    Raises
+    ------
+    DataError
+        If several might be meant.
+    """
+    found = [name for name in table if name not in taken and columns.key(name) in _CLASSES]
+    if len(found) > 1:
+        raise DataError(f"which column holds the class of a box? Name it with --target, one of: {', '.join(found)}")
+    return found[0] if found else None
 
 
 def boxes_of_rows(
