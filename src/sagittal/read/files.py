@@ -13,6 +13,7 @@ from sagittal.errors import ReadError, SagittalError
 from sagittal.read.dicom import read_dicom
 from sagittal.read.dicom_group import Group, series_name, sort_series
 from sagittal.read.dicom_index import NOT_IMAGES, Instance, index_file, index_object
+from sagittal.read.dicomdir import is_dicomdir, read_dicomdir
 from sagittal.read.open_image import READERS, image_suffix, reader_of
 
 __all__ = [
@@ -84,7 +85,8 @@ def sort_files(paths: Iterable[Path]) -> tuple[list[Group], list[Skipped]]:
     The files of a series are those of equal patient, study and series; a series of several volumes (echoes, b-values,
     phases, orientations, repetitions) is split by :func:`sagittal.read.dicom_series.split_series`. Exact copies of a
     file count once. A DICOM file that cannot be parsed is a group of its own, so that its error is told when it is
-    read. Objects that are no images (reports, segmentations, structure sets) are left out, and so are files without
+    read. A DICOMDIR stands for the files that it lists; one that is missing is a group too, whose error is told when it
+    is read. Objects that are no images (reports, segmentations, structure sets) are left out, and so are files without
     pixels. Files of a series that have no position, as two views of a chest, are groups of their own.
 
     Returns
@@ -96,7 +98,7 @@ def sort_files(paths: Iterable[Path]) -> tuple[list[Group], list[Skipped]]:
     groups: list[Group] = []
     skipped: list[Skipped] = []
     series: dict[tuple[str, str, str], list[Instance]] = defaultdict(list)
-    for path in paths:
+    for path in _listed(paths, groups, skipped):
         if reader_of(path) is not read_dicom:
             groups.append(Group((path,)))
             continue
@@ -113,6 +115,30 @@ def sort_files(paths: Iterable[Path]) -> tuple[list[Group], list[Skipped]]:
     for members in series.values():
         groups += sort_series(members)
     return sorted(groups, key=lambda g: str(g.files[0])), skipped
+
+
+def _listed(paths: Iterable[Path], groups: list[Group], skipped: list[Skipped]) -> Iterator[Path]:
+    """The paths, each once, a DICOMDIR replaced by the files that it lists."""
+    seen: set[Path] = set()
+    lists: list[Path] = []
+    for path in paths:
+        if is_dicomdir(path):
+            lists.append(path)
+        elif path not in seen:
+            seen.add(path)
+            yield path
+    for place in lists:
+        try:
+            found = read_dicomdir(place)
+        except SagittalError:
+            groups.append(Group((place,)))  # its error is told when it is read
+            continue
+        yield from (path for path in found.files if path not in seen)
+        seen.update(found.files)
+        groups += [Group((path,)) for path in found.missing if path not in seen]
+        if found.refused:
+            why = "leads out of the folder of its DICOMDIR, or is no name of a file: refused"
+            skipped += [Skipped(f"dicomdir-reference-{n + 1}", why) for n in range(found.refused)]
 
 
 def expand(paths: Iterable[str | Path]) -> list[Path]:

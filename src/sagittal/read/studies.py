@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,10 +12,13 @@ from sagittal.case import Case, ImageSource
 from sagittal.errors import ReadError
 from sagittal.read.archive import is_archive
 from sagittal.read.dicom_group import Group, series_name
-from sagittal.read.files import expand, group, image_files
+from sagittal.read.dicomdir import is_dicomdir
+from sagittal.read.files import expand, image_files, sort_files
 from sagittal.read.open_image import stem
 from sagittal.read.sources import file_source, patient_key, rename_source, series_source
 from sagittal.read.zipped import find_in_archive
+
+_LOG = logging.getLogger(__name__)
 
 
 def find_studies(paths: str | Path | Iterable[str | Path]) -> list[Case]:
@@ -40,13 +44,15 @@ def find_studies(paths: str | Path | Iterable[str | Path]) -> list[Case]:
     """
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     cases: list[Case] = []
+    loose: list[Path] = []
     for place in expand(given):
         if is_archive(place):
             cases += find_in_archive(place, _cases_below)
         elif place.is_dir():
             cases += _cases_below(place)
         else:
-            cases += [make_case(found, place.parent) for found in group([place])]
+            loose.append(place)
+    cases += _cases_of(loose)  # together: the files of one series may have been named one by one
     if not cases:
         raise ReadError(
             f"no image was found in {', '.join(repr(str(p)) for p in given) or 'nothing'}; "
@@ -56,7 +62,16 @@ def find_studies(paths: str | Path | Iterable[str | Path]) -> list[Case]:
 
 
 def _cases_below(folder: Path) -> list[Case]:
-    return [make_case(found, folder) for found in group(image_files(folder))]
+    # The references of a DICOMDIR may be missing.
+    directories = [path for path in sorted(folder.iterdir()) if is_dicomdir(path)]
+    return _cases_of([*image_files(folder), *directories], folder)
+
+
+def _cases_of(files: list[Path], root: Path | None = None) -> list[Case]:
+    groups, skipped = sort_files(files)
+    for reason, count in Counter(left.reason for left in skipped).items():
+        _LOG.warning("left out %d times: %s", count, reason)
+    return [make_case(found, root or found.files[0].parent) for found in groups]
 
 
 def make_case(found: Group, root: Path) -> Case:
