@@ -56,8 +56,14 @@ def _instances(given: list[Any]) -> set[str]:
     return {str(item.get("ReferencedSOPInstanceUID") or "") for item in given} - {""}
 
 
-def check_references(header: Header, series: Sequence[Path], what: str) -> None:
+def check_references(header: Header, series: Sequence[Path], what: str, *, by_instance: bool = False) -> None:
     """Refuse an object that does not refer to the series at hand, or to images of it that are missing.
+
+    Parameters
+    ----------
+    by_instance : bool
+        Whether naming every instance is enough, though the frame of reference is another: a library in wide use writes
+        structure sets with a frame of reference of their own.
 
     Raises
     ------
@@ -88,7 +94,7 @@ def check_references(header: Header, series: Sequence[Path], what: str) -> None:
             f"{what}: refers to {len(mine)} images, of which {missing} are missing among the {len(series)} files of the "
             "series. Copy the whole series."
         )
-    if own and frames and not own & frames:
+    if own and frames and not own & frames and not (by_instance and mine):
         raise ReadError(
             f"{what}: stands in another frame of reference than the series that it refers to; one was changed"
         )

@@ -20,6 +20,7 @@ from sagittal.read.dicom_seg import read_dicom_seg
 from sagittal.read.label_map import read_label_map
 from sagittal.read.npz import read_npz_item
 from sagittal.read.open_image import read_image
+from sagittal.read.rtstruct import read_rtstruct
 from sagittal.read.seg_nrrd import read_seg_nrrd
 from sagittal.read.shapes import read_shapes
 from sagittal.truth import Segmentation, SegmentationSource
@@ -54,6 +55,10 @@ def _read_item(files: tuple[Path, ...], array: str, index: int, modality: str = 
 
 def _read_dicom_seg(files: tuple[Path, ...], **options: Any) -> Segmentation:
     return read_dicom_seg(files[0], files[1:], **options)
+
+
+def _read_rtstruct(files: tuple[Path, ...], **options: Any) -> Segmentation:
+    return read_rtstruct(files[0], files[1:], **options)
 
 
 def _read_seg_nrrd(files: tuple[Path, ...]) -> Segmentation:
@@ -96,6 +101,7 @@ IMAGE_WAYS: dict[str, Callable[..., Image]] = {
 MASK_WAYS: dict[str, Callable[..., Segmentation]] = {
     "dicom_seg": _read_dicom_seg,
     "label_map": read_label_map,
+    "rtstruct": _read_rtstruct,
     "seg_nrrd": _read_seg_nrrd,
     "shapes": read_shapes,
     "zip": _read_zipped_mask,
