@@ -26,13 +26,18 @@ class ReadOptions:
     Parameters
     ----------
     layout : str, optional
-        ``folders``, ``table``, ``files``, ``medmnist``, ``dicom_tree`` or ``manifest``.
+        ``folders``, ``table``, ``files``, ``medmnist``, ``dicom_tree``, ``msd``, ``nnunet``, ``coco``, ``voc``,
+        ``pairs`` or ``manifest``.
     labels : path, optional
-        Table with the labels of the images in the source.
-    id_column, path_column, patient_column, split_column : str, optional
-        Columns of that table.
+        Table with the labels of the images in the source, or the annotations of COCO.
+    id_column, path_column, patient_column, split_column, mask_column : str, optional
+        Columns of that table; several columns of images or masks with commas between them.
+    sheet : str, optional
+        Sheet of an Excel table; the first where not given.
+    images : str, optional
+        Series of a DICOM study that make one case, by patterns of the SeriesDescription: ``"T1=*T1*,FLAIR=*FLAIR*"``.
     kind : str, optional
-        ``binary``, ``multiclass``, ``multilabel`` or ``ordinal``.
+        ``binary``, ``multiclass``, ``multilabel``, ``ordinal``, ``structures`` or ``objects``.
     search : tuple of str
         Folders in which sets of MedMNIST are looked for first.
     """
@@ -43,6 +48,9 @@ class ReadOptions:
     path_column: str | None = None
     patient_column: str | None = None
     split_column: str | None = None
+    mask_column: str | None = None
+    sheet: str | None = None
+    images: str | None = None
     kind: str | None = None
     search: tuple[str, ...] = ()
 

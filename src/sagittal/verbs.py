@@ -159,7 +159,7 @@ def plan(
     options = options or TrainOptions()
     started, seconds = time.monotonic(), parse_budget(budget)
     _check_task(task)
-    dataset = _open(source, target, options.read, options.reporter)
+    dataset = _with_classes(_open(source, target, options.read, options.reporter))
     return measure_and_plan(dataset, task, seconds, seed, options, started)[1]
 
 
@@ -228,7 +228,7 @@ def train(
     try:
         with keep_log(folder) as logged:
             options = replace(options, reporter=logged(options.reporter))
-            dataset = _open(source, target, options.read, options.reporter)
+            dataset = _with_classes(_open(source, target, options.read, options.reporter))
             return _train(dataset, task, parse_budget(budget), folder, seed, options, started)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"Go on with: sagittal train -o {folder} --resume") from stop
@@ -353,7 +353,7 @@ def evaluate(
         claim_folder(folder, what="evidence", overwrite=overwrite)
     run = _run_of(package)
     target = options.target or (load_config(run).get("target") if run else None)
-    dataset = _open(source, target, options.read, options.reporter)
+    dataset = _with_classes(_open(source, target, options.read, options.reporter))
     dataset, name = held_out(dataset, split, splits_file=run / "splits.json" if run else None)
     evidence = evaluate_model(
         loaded,
@@ -565,6 +565,31 @@ def _open(source: str | Path, target: str | None, read: ReadOptions, reporter: R
         first = dataset.skipped[0]
         reporter.say(f"{len(dataset.skipped)} studies are left out; the first, case {first.case}: {first.reason}")
     return dataset
+
+
+def _with_classes(dataset: Dataset) -> Dataset:
+    """The data set, if its truth can teach or judge a classifier.
+
+    Raises
+    ------
+    DataError
+        If its truth has a place instead: structures or objects.
+    """
+    from sagittal.labels import PLACE_KINDS
+
+    scheme = dataset.scheme
+    if scheme is None or scheme.kind not in PLACE_KINDS:
+        return dataset
+    columns = ", ".join(dataset.columns[:20])
+    raise DataError(
+        f"{dataset.name}: its truth is of kind '{scheme.kind}' ({', '.join(scheme.classes[:8])}), but classification needs "
+        "classes of the case as a whole. "
+        + (
+            f"Name the column that holds them with --target, one of: {columns}."
+            if columns
+            else "Give a table that holds them: --labels TABLE --target COLUMN."
+        )
+    )
 
 
 def _check_task(task: str) -> None:

@@ -21,7 +21,7 @@ def flag(*names: str, help: str, metavar: str | None = None, **rest: Any) -> Any
 
 Source = Annotated[
     str | None,
-    typer.Argument(metavar="SOURCE", help="Folder, table, manifest, .npz or medmnist:NAME.", show_default=False),
+    typer.Argument(metavar="SOURCE", help="Folder, table, manifest, .zip, .npz or medmnist:NAME.", show_default=False),
 ]
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="Folder of a model, or a run folder.", show_default=False)
@@ -40,17 +40,34 @@ Target = Annotated[
 READING = tuple(
     inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option])
     for name, option in {
-        "labels": flag("--labels", metavar="TABLE", help="CSV, TSV, Excel or Parquet table that holds the labels."),
+        "labels": flag(
+            "--labels",
+            metavar="TABLE",
+            help="CSV, TSV, Excel or Parquet table, or JSON of COCO, that holds the labels.",
+        ),
         "layout": flag(
             "--layout",
             metavar="NAME",
-            help="folders, table, files, medmnist, dicom_tree or manifest; recognised by itself.",
+            help="folders, table, files, dicom_tree, msd, nnunet, coco, voc, pairs, medmnist, manifest; recognised by itself.",
         ),
-        "kind": flag("--kind", metavar="KIND", help="binary, multiclass, multilabel or ordinal; found by itself."),
+        "kind": flag(
+            "--kind",
+            metavar="KIND",
+            help="binary, multiclass, multilabel, ordinal, structures or objects; found by itself.",
+        ),
         "id_column": flag("--id-column", metavar="COLUMN", help="Column that names the case."),
-        "path_column": flag("--path-column", metavar="COLUMN", help="Column with the image's path."),
+        "path_column": flag(
+            "--path-column", metavar="COLUMN", help="Column with the image's path; several with commas: t1,t2."
+        ),
         "patient_column": flag(
             "--patient-column", metavar="COLUMN", help="Column that says which cases are one patient's."
+        ),
+        "mask_column": flag("--mask-column", metavar="COLUMN", help="Column with the path of the image's mask."),
+        "sheet": flag("--sheet", metavar="NAME", help="Sheet of an Excel table; the first by itself."),
+        "images": flag(
+            "--images",
+            metavar="NAME=PATTERN",
+            help="Series of a DICOM study that make one case: 'T1=*T1*,FLAIR=*FLAIR*'.",
         ),
         "split_column": flag("--split-column", metavar="COLUMN", help="Column with train, val or test."),
         "search": typer.Option(

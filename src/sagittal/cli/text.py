@@ -150,7 +150,9 @@ def dataset_text(facts: Mapping[str, Any]) -> str:
     """What a source holds, in one line or two."""
     line = f"{facts['cases']} cases of {facts['patients']} patients ({facts['layout'] or 'unknown layout'})"
     if facts["classes"]:
-        line += "; " + ", ".join(f"{name}: {n}" for name, n in facts["classes"].items())
+        what = {"objects": "boxes of ", "structures": "outlined "}.get(facts.get("kind") or "", "")
+        shown = [f"{name}: {n}" for name, n in list(facts["classes"].items())[:12]]
+        line += f"; {what}" + ", ".join(shown) + (", ..." if len(facts["classes"]) > 12 else "")
     if facts["splits"]:
         line += "; " + ", ".join(f"{name} {n}" for name, n in facts["splits"].items())
     if facts["skipped"]:

@@ -8,30 +8,45 @@ from typing import TYPE_CHECKING, Any
 
 from sagittal.dataset import Dataset
 from sagittal.run_folder import CONFIG, load_config
+from sagittal.truth import Boxes, SegmentationSource
 
 if TYPE_CHECKING:
     from sagittal.model.package import Model
 
 
 def describe_dataset(dataset: Dataset) -> dict[str, Any]:
-    """Counts of a data set."""
-    classes: dict[str, int] = {}
-    if dataset.scheme is not None:
-        for n, name in enumerate(dataset.scheme.classes):
-            classes[name] = sum(1 for case in dataset if case.scores is not None and case.scores.values[n] == 1)
+    """Counts of a data set; nothing is read. Classes are counted in cases, objects in boxes."""
     return {
         "source": dataset.name,
         "layout": dataset.layout,
         "cases": len(dataset),
         "patients": len(dataset.patients),
         "labelled": len(dataset.labelled()),
+        "images": list(dict.fromkeys(name for case in dataset for name in case.images)),
         "kind": dataset.scheme.kind if dataset.scheme else None,
         "target": dataset.scheme.target if dataset.scheme else None,
-        "classes": classes,
+        "classes": _count_classes(dataset),
         "splits": {name: len(dataset.split(name)) for name in dataset.splits},
         "columns": list(dataset.columns),
         "skipped": [asdict(one) for one in dataset.skipped],
     }
+
+
+def _count_classes(dataset: Dataset) -> dict[str, int]:
+    """Cases in which a class holds or a structure was looked for; boxes of a class of objects."""
+    names = dataset.scheme.classes if dataset.scheme is not None else ()
+    counts = dict.fromkeys(names, 0)
+    for case in dataset:
+        if case.scores is not None:
+            for n, name in enumerate(names):
+                counts[name] += int(case.scores.values[n] == 1)
+        elif isinstance(case.truth, Boxes):
+            for n in case.truth.classes.tolist():
+                counts[names[n]] += 1
+        elif isinstance(case.truth, SegmentationSource):
+            for name in case.truth.structures:
+                counts[name] = counts.get(name, 0) + 1
+    return counts
 
 
 def describe_model(model: Model) -> dict[str, Any]:
