@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,3 +103,130 @@ def write_png(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def write_nifti(tmp_path: Path) -> Callable[..., Path]:
+    """Write a volume of 0.7 x 0.8 x 3 mm voxels: ``write_nifti(name, values)``."""
+    import nibabel
+
+    def write(name: str, values: np.ndarray, affine: np.ndarray | None = None) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        place = np.diag([0.7, 0.8, 3.0, 1.0]) if affine is None else affine
+        nibabel.save(nibabel.Nifti1Image(values, place), path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_text(tmp_path: Path) -> Callable[..., Path]:
+    """Write a text file, or anything else as JSON: ``write_text(name, {"a": 1})``."""
+    import json
+
+    def write(name: str, content: Any) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_seg() -> Callable[..., Path]:
+    """Write a DICOM SEG: ``write_seg(path, images, masks, kind)``; see :func:`make_seg`."""
+    pytest.importorskip("highdicom")
+    return make_seg
+
+
+@pytest.fixture
+def write_rtstruct() -> Callable[..., Path]:
+    """Write a structure set: ``write_rtstruct(path, images, {name: contours})``; see :func:`make_rtstruct`."""
+    return make_rtstruct
+
+
+@pytest.fixture
+def contour() -> Callable[..., Dataset]:
+    """A contour of points in mm: ``contour(points, kind)``."""
+    return make_contour
+
+
+def _describe(*names: str) -> list[Any]:
+    import highdicom as hd
+
+    code = hd.sr.CodedConcept("10200004", "SCT", "Liver")
+    kind = hd.seg.SegmentAlgorithmTypeValues.MANUAL
+    return [hd.seg.SegmentDescription(n, name, code, code, kind) for n, name in enumerate(names, start=1)]
+
+
+def make_seg(
+    path: Path,
+    images: list[Path],
+    masks: np.ndarray,
+    kind: str = "BINARY",
+    names: tuple[str, ...] = ("liver", "lesion"),
+    syntax: str = ExplicitVRLittleEndian,
+    **changes: Any,
+) -> Path:
+    """A segmentation of (K, J, I) label values or (K, J, I, N) masks in the order of the planes' positions."""
+    import highdicom as hd
+
+    headers = sorted((pydicom.dcmread(p) for p in images), key=lambda h: h.InstanceNumber)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = hd.seg.Segmentation(
+            headers, masks, kind, _describe(*names), generate_uid(), 9, generate_uid(), 1, "m", "m", "1", "1",
+            transfer_syntax_uid=syntax, **changes,
+        )  # fmt: skip
+        made.save_as(path)
+    return path
+
+
+def make_contour(points: np.ndarray, kind: str = "CLOSED_PLANAR") -> Dataset:
+    """A contour of (N, 3) points in mm."""
+    item = Dataset()
+    item.ContourGeometricType = kind
+    item.NumberOfContourPoints = len(points)
+    item.ContourData = [f"{v:.6f}" for v in np.ravel(points)]
+    return item
+
+
+def make_rtstruct(path: Path, images: list[Path], rois: dict[str, list[Any]], **changes: Any) -> Path:
+    """A structure set; `rois` is name -> contours, each (N, 3) voxel indices or a contour item."""
+    from sagittal.read.dicom import read_dicom_series
+
+    headers = [pydicom.dcmread(p, stop_before_pixels=True) for p in images]
+    affine = read_dicom_series(images).grid.affine
+    made = Dataset()
+    made.file_meta = pydicom.dataset.FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.481.3"
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = "1.2.3.7"
+    made.Modality = "RTSTRUCT"
+    made.PatientID, made.StudyInstanceUID, made.SeriesInstanceUID = "SECRET-ID", "1.2.3.4", "1.2.3.4.6"
+    made.StructureSetROISequence, made.ROIContourSequence = [], []
+    frame, study, series = Dataset(), Dataset(), Dataset()
+    frame.FrameOfReferenceUID, series.SeriesInstanceUID = "1.2.3.4.9", headers[0].SeriesInstanceUID
+    series.ContourImageSequence = []
+    for header in headers:
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+        series.ContourImageSequence.append(item)
+    study.RTReferencedSeriesSequence, frame.RTReferencedStudySequence = [series], [study]
+    made.ReferencedFrameOfReferenceSequence = [frame]
+    for number, (name, contours) in enumerate(rois.items(), start=3):
+        roi, drawn = Dataset(), Dataset()
+        roi.ROINumber, roi.ROIName, drawn.ReferencedROINumber = number, name, number
+        given = [
+            c if isinstance(c, Dataset) else make_contour(np.c_[c, np.ones(len(c))] @ affine.T[:, :3]) for c in contours
+        ]
+        if given:
+            drawn.ContourSequence = given
+        made.StructureSetROISequence.append(roi)
+        made.ROIContourSequence.append(drawn)
+    for name, value in changes.items():
+        setattr(made, name, value)
+    pydicom.dcmwrite(path, made, enforce_file_format=True)
+    return path

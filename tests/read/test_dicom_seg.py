@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pydicom
 import pytest
@@ -12,7 +10,6 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     JPEGLSLossless,
     RLELossless,
-    generate_uid,
 )
 
 from sagittal.errors import GeometryError, ReadError
@@ -23,8 +20,6 @@ from sagittal.read.nrrd import load_nrrd
 from sagittal.read.packed_masks import place_on
 from sagittal.read.sources import make_mask_source
 from sagittal.truth import Segmentation, Structure
-
-hd = pytest.importorskip("highdicom")
 
 ROWS, COLUMNS, SLICES = 7, 9, 6  # 63 pixels a frame: frames begin within bytes
 DEPTHS = [0.0, 2.5, 5.0, 7.5, 10.0, 12.5]
@@ -41,25 +36,6 @@ def images(write_series):
     return write_series("ct", volume, DEPTHS, InstanceNumber=lambda n: n + 1, **PATIENT)
 
 
-def describe(*names, values=("10200004", "SCT", "Liver")):
-    code = hd.sr.CodedConcept(*values)
-    kind = hd.seg.SegmentAlgorithmTypeValues.MANUAL
-    return [hd.seg.SegmentDescription(n, name, code, code, kind) for n, name in enumerate(names, start=1)]
-
-
-def write(path, images, masks, kind="BINARY", names=("liver", "lesion"), syntax=ExplicitVRLittleEndian, **changes):
-    """A segmentation of (K, J, I) label values or (K, J, I, N) masks in the order of the planes' positions."""
-    headers = sorted((pydicom.dcmread(p) for p in images), key=lambda h: h.InstanceNumber)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        made = hd.seg.Segmentation(
-            headers, masks, kind, describe(*names), generate_uid(), 9, generate_uid(), 1, "m", "m", "1", "1",
-            transfer_syntax_uid=syntax, **changes,
-        )  # fmt: skip
-        made.save_as(path)
-    return path
-
-
 def label_volume(seed=0):
     return np.random.default_rng(seed).integers(0, 3, (SLICES, ROWS, COLUMNS)).astype(np.uint8)
 
@@ -71,11 +47,11 @@ def label_volume(seed=0):
         ("LABELMAP", JPEGLSLossless), ("FRACTIONAL", ExplicitVRLittleEndian), ("FRACTIONAL", RLELossless),
     ],
 )  # fmt: skip
-def test_each_form_lies_on_the_voxels_of_the_image(tmp_path, images, kind, syntax):
+def test_each_form_lies_on_the_voxels_of_the_image(tmp_path, images, kind, syntax, write_seg):
     labels = label_volume()
     given = labels if kind != "FRACTIONAL" else np.stack([labels == 1, labels == 2], axis=-1).astype(np.float32)
     extra = {"fractional_type": "PROBABILITY"} if kind == "FRACTIONAL" else {}
-    path = write(tmp_path / "seg.dcm", images, given, kind, syntax=syntax, **extra)
+    path = write_seg(tmp_path / "seg.dcm", images, given, kind, syntax=syntax, **extra)
     grid = read_dicom_series(images).grid
     for found in (read_dicom_seg(path), read_dicom_seg(path, images)):
         assert found.grid.same_place(grid)
@@ -86,9 +62,9 @@ def test_each_form_lies_on_the_voxels_of_the_image(tmp_path, images, kind, synta
         ]  # fmt: skip
 
 
-def test_deflated_files_and_deflated_frames(tmp_path, images):
+def test_deflated_files_and_deflated_frames(tmp_path, images, write_seg):
     labels = label_volume()
-    path = write(tmp_path / "seg.dcm", images, labels)
+    path = write_seg(tmp_path / "seg.dcm", images, labels)
     header = pydicom.dcmread(path)
     header.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     pydicom.dcmwrite(tmp_path / "deflated.dcm", header, enforce_file_format=True)
@@ -113,9 +89,9 @@ def test_deflated_files_and_deflated_frames(tmp_path, images):
     np.testing.assert_array_equal(read_dicom_seg(tmp_path / "frames.dcm").layers[0], labels.transpose(2, 1, 0))
 
 
-def test_big_endian_words(tmp_path, images):
+def test_big_endian_words(tmp_path, images, write_seg):
     labels = label_volume()
-    header = pydicom.dcmread(write(tmp_path / "a.dcm", images, labels))
+    header = pydicom.dcmread(write_seg(tmp_path / "a.dcm", images, labels))
     header.PixelData = np.frombuffer(header.PixelData, "<u2").astype(">u2").tobytes()
     header["PixelData"].VR = "OW"
     header.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.2"
@@ -123,19 +99,19 @@ def test_big_endian_words(tmp_path, images):
     np.testing.assert_array_equal(read_dicom_seg(tmp_path / "b.dcm").layers[0], labels.transpose(2, 1, 0))
 
 
-def test_overlapping_segments_stand_in_different_layers(tmp_path, images):
+def test_overlapping_segments_stand_in_different_layers(tmp_path, images, write_seg):
     masks = np.random.default_rng(1).random((SLICES, ROWS, COLUMNS, 3)) < [0.4, 0.3, 0.3]
     masks[..., 2] &= ~masks[..., 0]
-    found = read_dicom_seg(write(tmp_path / "a.dcm", images, masks.astype(np.uint8), names=("a", "b", "c")), images)
+    found = read_dicom_seg(write_seg(tmp_path / "a.dcm", images, masks.astype(np.uint8), names=("a", "b", "c")), images)
     assert [s.layer for s in found.structures] == [0, 1, 0]
     for n, name in enumerate("abc"):
         np.testing.assert_array_equal(found.mask(name), masks[..., n].transpose(2, 1, 0))
 
 
-def test_omitted_frames_are_background_where_the_spacing_proves_it(tmp_path, images):
+def test_omitted_frames_are_background_where_the_spacing_proves_it(tmp_path, images, write_seg):
     labels = np.zeros((SLICES, ROWS, COLUMNS), np.uint8)
     labels[1, 2, 3], labels[4, 5, 6] = 1, 1
-    path = write(tmp_path / "a.dcm", images, labels)
+    path = write_seg(tmp_path / "a.dcm", images, labels)
     header = pydicom.dcmread(path)
     assert header.NumberOfFrames == 2
     own, placed = read_dicom_seg(path), read_dicom_seg(path, images)
@@ -151,7 +127,7 @@ def test_omitted_frames_are_background_where_the_spacing_proves_it(tmp_path, ima
     # One distance of 7.5 mm alone may be the step; a second of 5 mm shows that it is not.
     assert read_dicom_seg(tmp_path / "b.dcm", images).mask("liver").sum() == 2
     labels[5, 1, 1] = 1
-    path = write(tmp_path / "c.dcm", images, labels)
+    path = write_seg(tmp_path / "c.dcm", images, labels)
     header = pydicom.dcmread(path)
     measures = header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     measures.SliceThickness = 2.0
@@ -165,9 +141,9 @@ def test_omitted_frames_are_background_where_the_spacing_proves_it(tmp_path, ima
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_frames_in_any_order(tmp_path, images, seed):
+def test_frames_in_any_order(tmp_path, images, seed, write_seg):
     labels = label_volume()
-    header = pydicom.dcmread(write(tmp_path / "a.dcm", images, labels))
+    header = pydicom.dcmread(write_seg(tmp_path / "a.dcm", images, labels))
     order = np.random.default_rng(seed).permutation(header.NumberOfFrames)
     bits = np.unpackbits(np.frombuffer(header.PixelData, np.uint8), bitorder="little")
     frames = bits[: len(order) * 63].reshape(len(order), 63)[order]
@@ -180,7 +156,7 @@ def test_frames_in_any_order(tmp_path, images, seed):
 
 @pytest.mark.parametrize("row", [[1, 0, 0], [-1, 0, 0], [0, 0, -1], [0, -0.6, 0.8]])
 @pytest.mark.parametrize("column", [[0, 1, 0], [0, -1, 0], [0.0, 0.8, 0.6]])
-def test_any_orientation_keeps_the_places_in_the_patient(tmp_path, write_series, row, column):
+def test_any_orientation_keeps_the_places_in_the_patient(tmp_path, write_series, row, column, write_seg):
     if abs(np.dot(row, column)) > 1e-9:
         pytest.skip("no plane")
     normal = np.cross(row, column)
@@ -190,7 +166,7 @@ def test_any_orientation_keeps_the_places_in_the_patient(tmp_path, write_series,
     }
     images = write_series("ct", np.zeros((SLICES, ROWS, COLUMNS), np.int16), DEPTHS, **PATIENT, **fields)
     labels = label_volume(3)
-    path = write(tmp_path / "a.dcm", images, labels)
+    path = write_seg(tmp_path / "a.dcm", images, labels)
     found, image = read_dicom_seg(path, images), read_dicom_series(images)
     np.testing.assert_array_equal(found.grid.affine, image.grid.affine)
     np.testing.assert_array_equal(found.layers[0], labels.transpose(2, 1, 0))
@@ -201,9 +177,9 @@ def test_any_orientation_keeps_the_places_in_the_patient(tmp_path, write_series,
     assert all(found.layers[0][tuple(v)] == 2 for v in voxels)
 
 
-def test_probabilities_count_from_one_half(tmp_path, images):
+def test_probabilities_count_from_one_half(tmp_path, images, write_seg):
     values = np.tile(np.linspace(0, 1, COLUMNS, dtype=np.float32), (SLICES, ROWS, 1))[..., np.newaxis]
-    path = write(
+    path = write_seg(
         tmp_path / "a.dcm",
         images,
         values,
@@ -235,8 +211,8 @@ def test_probabilities_count_from_one_half(tmp_path, images):
         (lambda h: setattr(shared(h).PlaneOrientationSequence[0], "ImageOrientationPatient", [1, 0, 0, 1, 0, 0]), "perpendicular unit vectors"),
     ],
 )  # fmt: skip
-def test_damaged_segmentations(tmp_path, images, change, message):
-    header = pydicom.dcmread(write(tmp_path / "a.dcm", images, label_volume()))
+def test_damaged_segmentations(tmp_path, images, change, message, write_seg):
+    header = pydicom.dcmread(write_seg(tmp_path / "a.dcm", images, label_volume()))
     change(header)
     header.save_as(tmp_path / "b.dcm")
     with pytest.raises((ReadError, GeometryError), match=message):
@@ -251,8 +227,8 @@ def shared(header):
     return header.SharedFunctionalGroupsSequence[0]
 
 
-def test_references_to_other_or_missing_images(tmp_path, images, write_series):
-    path = write(tmp_path / "a.dcm", images, label_volume())
+def test_references_to_other_or_missing_images(tmp_path, images, write_series, write_seg):
+    path = write_seg(tmp_path / "a.dcm", images, label_volume())
     other = write_series(
         "other", np.zeros((SLICES, ROWS, COLUMNS), np.int16), DEPTHS, SeriesInstanceUID="9.9", **PATIENT
     )
@@ -276,9 +252,9 @@ def test_references_to_other_or_missing_images(tmp_path, images, write_series):
         read_dicom_seg(tmp_path / "c.dcm", images)
 
 
-def test_a_source_of_it_names_the_case(tmp_path, images):
+def test_a_source_of_it_names_the_case(tmp_path, images, write_seg):
     labels = label_volume()
-    path = write(tmp_path / "a.dcm", images, labels)
+    path = write_seg(tmp_path / "a.dcm", images, labels)
     source = make_mask_source("case-1", "dicom_seg", (path, *images), {}, structures=("liver", "lesion"))
     np.testing.assert_array_equal(source.load().layers[0], labels.transpose(2, 1, 0))
     with pytest.raises(ReadError, match=r"^case case-1: DICOM SEG: refers to 6 images"):

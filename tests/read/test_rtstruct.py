@@ -9,7 +9,6 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.dataset import Dataset
 
 from sagittal.errors import GeometryError, ReadError
 from sagittal.read.dicom import read_dicom_series
@@ -26,51 +25,6 @@ def images(write_series):
     return write_series("ct", np.zeros((SLICES, ROWS, COLUMNS), np.int16), DEPTHS, FrameOfReferenceUID="1.2.3.4.9")
 
 
-def contour(points, kind="CLOSED_PLANAR"):
-    item = Dataset()
-    item.ContourGeometricType = kind
-    item.NumberOfContourPoints = len(points)
-    item.ContourData = [f"{v:.6f}" for v in np.ravel(points)]
-    return item
-
-
-def write(path, images, rois, **changes):
-    """A structure set; `rois` is name -> contours, each (N, 3) voxel indices or a contour item."""
-    headers = [pydicom.dcmread(p, stop_before_pixels=True) for p in images]
-    affine = read_dicom_series(images).grid.affine
-    made = Dataset()
-    made.file_meta = pydicom.dataset.FileMetaDataset()
-    made.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.481.3"
-    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = "1.2.3.7"
-    made.Modality = "RTSTRUCT"
-    made.PatientID, made.StudyInstanceUID, made.SeriesInstanceUID = "SECRET-ID", "1.2.3.4", "1.2.3.4.6"
-    made.StructureSetROISequence, made.ROIContourSequence = [], []
-    frame, study, series = Dataset(), Dataset(), Dataset()
-    frame.FrameOfReferenceUID, series.SeriesInstanceUID = "1.2.3.4.9", headers[0].SeriesInstanceUID
-    series.ContourImageSequence = []
-    for header in headers:
-        item = Dataset()
-        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
-        series.ContourImageSequence.append(item)
-    study.RTReferencedSeriesSequence, frame.RTReferencedStudySequence = [series], [study]
-    made.ReferencedFrameOfReferenceSequence = [frame]
-    for number, (name, contours) in enumerate(rois.items(), start=3):
-        roi, drawn = Dataset(), Dataset()
-        roi.ROINumber, roi.ROIName, drawn.ReferencedROINumber = number, name, number
-        given = [
-            c if isinstance(c, Dataset) else contour(np.c_[c, np.ones(len(c))] @ affine.T[:, :3]) for c in contours
-        ]
-        if given:
-            drawn.ContourSequence = given
-        made.StructureSetROISequence.append(roi)
-        made.ROIContourSequence.append(drawn)
-    for name, value in changes.items():
-        setattr(made, name, value)
-    pydicom.dcmwrite(path, made, enforce_file_format=True)
-    return path
-
-
 def ellipse(centre, radii, k, n=400):
     angle = np.linspace(0, 2 * np.pi, n, endpoint=False)
     return np.c_[centre[0] + radii[0] * np.cos(angle), centre[1] + radii[1] * np.sin(angle), np.full(n, k)]
@@ -80,10 +34,10 @@ def square(low, high, k):
     return np.array([[low, low, k], [high, low, k], [high, high, k], [low, high, k]], float)
 
 
-def test_a_cylinder_has_the_voxels_and_the_volume_of_its_formula(tmp_path, images):
+def test_a_cylinder_has_the_voxels_and_the_volume_of_its_formula(tmp_path, images, write_rtstruct):
     """A circle of 9 mm radius on the middle three slices: pi r^2 h."""
     radii = (9 / 0.5, 9 / 0.7)
-    path = write(tmp_path / "rs.dcm", images, {"tube": [ellipse((40.2, 30.3), radii, k) for k in (1, 2, 3)]})
+    path = write_rtstruct(tmp_path / "rs.dcm", images, {"tube": [ellipse((40.2, 30.3), radii, k) for k in (1, 2, 3)]})
     found = read_rtstruct(path, images)
     assert found.grid.same_place(read_dicom_series(images).grid)
     i, j, k = np.indices((COLUMNS, ROWS, SLICES))
@@ -93,10 +47,12 @@ def test_a_cylinder_has_the_voxels_and_the_volume_of_its_formula(tmp_path, image
     assert volume == pytest.approx(np.pi * 81 * 9, rel=0.01)
 
 
-def test_holes_islands_and_keyholes(tmp_path, images):
+def test_holes_islands_and_keyholes(tmp_path, images, write_rtstruct):
     outer, hole, island = square(5.5, 25.5, 2), square(9.5, 21.5, 2), square(13.5, 15.5, 2)
     key = np.array([*square(5.5, 25.5, 2), [5.5, 5.5, 2], [9.5, 9.5, 2], *square(9.5, 21.5, 2)[::-1], [9.5, 9.5, 2]])
-    path = write(tmp_path / "rs.dcm", images, {"nested": [hole, outer, island], "key": [key], "twice": [outer, outer]})
+    path = write_rtstruct(
+        tmp_path / "rs.dcm", images, {"nested": [hole, outer, island], "key": [key], "twice": [outer, outer]}
+    )
     found = read_rtstruct(path, images)
     i, j = np.indices((COLUMNS, ROWS))
 
@@ -110,7 +66,9 @@ def test_holes_islands_and_keyholes(tmp_path, images):
     assert {s.layer for s in found.structures} == {0, 1, 2}
 
 
-def test_points_and_open_lines_are_no_masks_and_what_was_not_drawn_is_unknown(tmp_path, images, caplog):
+def test_points_and_open_lines_are_no_masks_and_what_was_not_drawn_is_unknown(
+    tmp_path, images, caplog, write_rtstruct, contour
+):
     affine = read_dicom_series(images).grid.affine
     place = (affine @ [3, 4, 1, 1])[:3]
     rois = {
@@ -120,7 +78,7 @@ def test_points_and_open_lines_are_no_masks_and_what_was_not_drawn_is_unknown(tm
         "liver": [square(5.5, 9.5, 0)],
         "dot": [np.array([[4.0, 4.0, 1.0]])],
     }
-    path = write(tmp_path / "rs.dcm", images, rois)
+    path = write_rtstruct(tmp_path / "rs.dcm", images, rois)
     with caplog.at_level("INFO"):
         found = read_rtstruct(path, images)
     assert [(s.name, s.values) for s in found.structures] == [("liver", (1,)), ("dot", ())]
@@ -128,7 +86,7 @@ def test_points_and_open_lines_are_no_masks_and_what_was_not_drawn_is_unknown(tm
     assert "Secret" not in caplog.text
     assert roi_names(pydicom.dcmread(path)) == ("liver", "dot")
     with pytest.raises(ReadError, match="holds no closed contour"):
-        read_rtstruct(write(tmp_path / "b.dcm", images, {"a": [contour([place], "POINT")]}), images)
+        read_rtstruct(write_rtstruct(tmp_path / "b.dcm", images, {"a": [contour([place], "POINT")]}), images)
 
 
 @pytest.mark.parametrize(
@@ -146,42 +104,44 @@ def test_points_and_open_lines_are_no_masks_and_what_was_not_drawn_is_unknown(tm
         ([square(5, 15, 1), square(10, 20, 1)], "cross each other on slice 2"),
     ],
 )
-def test_contours_that_fit_no_slice(tmp_path, images, contours, message):
+def test_contours_that_fit_no_slice(tmp_path, images, contours, message, write_rtstruct):
     with pytest.raises(GeometryError, match=message):
-        read_rtstruct(write(tmp_path / "rs.dcm", images, {"a": contours}), images)
+        read_rtstruct(write_rtstruct(tmp_path / "rs.dcm", images, {"a": contours}), images)
 
 
-def test_contours_between_slices_go_to_the_nearest_and_may_touch_the_border(tmp_path, images):
+def test_contours_between_slices_go_to_the_nearest_and_may_touch_the_border(tmp_path, images, write_rtstruct, contour):
     rois = {"near": [square(5.5, 9.5, 1.4)], "edge": [square(-0.5, 59.5, 0)], "xor": [
         contour(np.c_[c, np.ones(4)] @ read_dicom_series(images).grid.affine.T[:, :3], "CLOSEDPLANAR_XOR")
         for c in (square(5.5, 15.5, 3), square(10.5, 20.5, 3))
     ]}  # fmt: skip
-    found = read_rtstruct(write(tmp_path / "rs.dcm", images, rois), images)
+    found = read_rtstruct(write_rtstruct(tmp_path / "rs.dcm", images, rois), images)
     assert found.mask("near").sum(axis=(0, 1)).tolist() == [0, 16, 0, 0, 0]
     assert found.mask("edge")[:60, :, 0].all()
     assert found.mask("xor")[:, :, 3].sum() == 150
 
 
-def test_damaged_structure_sets(tmp_path, images):
+def test_damaged_structure_sets(tmp_path, images, write_rtstruct, contour):
     affine = read_dicom_series(images).grid.affine
-    good = contour(np.c_[square(5, 9, 1), np.ones(4)] @ affine.T[:, :3])
+    good = contour(np.c_[square(4.5, 8.5, 1), np.ones(4)] @ affine.T[:, :3])
     short, wrong = copy.deepcopy(good), copy.deepcopy(good)
     short.NumberOfContourPoints = 7
     wrong.ContourData = good.ContourData[:-1]
     for item in (short, wrong):
         with pytest.raises(ReadError, match="not three for each of its points"):
-            read_rtstruct(write(tmp_path / "a.dcm", images, {"a": [item]}), images)
+            read_rtstruct(write_rtstruct(tmp_path / "a.dcm", images, {"a": [item]}), images)
     with pytest.raises(ReadError, match="not described"):
-        read_rtstruct(write(tmp_path / "b.dcm", images, {"a": [good]}, StructureSetROISequence=[]), images)
+        read_rtstruct(write_rtstruct(tmp_path / "b.dcm", images, {"a": [good]}, StructureSetROISequence=[]), images)
     with pytest.raises(ReadError, match="the object is no structure set"):
         read_rtstruct(images[0], images)
-    path = write(tmp_path / "c.dcm", images, {"a": [good]})
+    path = write_rtstruct(tmp_path / "c.dcm", images, {"a": [good]})
     with pytest.raises(ReadError, match="give the image series"):
         read_rtstruct(path, ())
     with pytest.raises(ReadError, match="refers to 5 images, of which 1 are missing among the 4 files"):
         read_rtstruct(path, images[1:])
     with pytest.raises(ReadError, match="refers to no images"):
-        read_rtstruct(write(tmp_path / "d.dcm", images, {"a": [good]}, ReferencedFrameOfReferenceSequence=[]), images)
+        read_rtstruct(
+            write_rtstruct(tmp_path / "d.dcm", images, {"a": [good]}, ReferencedFrameOfReferenceSequence=[]), images
+        )
     with pytest.raises(ReadError, match="^case 7: RTSTRUCT: "):
         make_mask_source("7", "rtstruct", (path, *images[1:])).load()
     assert make_mask_source("7", "rtstruct", (path, *images)).load().mask("a").sum() == 16

@@ -13,6 +13,7 @@ from sagittal.read.archive import is_archive
 from sagittal.read.coco import is_coco, open_coco
 from sagittal.read.dicom import read_dicom
 from sagittal.read.dicom_tree import open_dicom_tree
+from sagittal.read.dicom_truth import is_dicom_truth, open_dicom_truth
 from sagittal.read.files import TABLES, exists, image_files, index_file, walk
 from sagittal.read.folders import class_folders, open_files, open_folders
 from sagittal.read.manifest import is_manifest, open_manifest
@@ -51,6 +52,7 @@ class Request:
 LAYOUTS: dict[str, Callable[[Request], Dataset]] = {
     "coco": open_coco,
     "dicom_tree": open_dicom_tree,
+    "dicom_truth": open_dicom_truth,
     "files": open_files,
     "folders": open_folders,
     "manifest": open_manifest,
@@ -208,6 +210,8 @@ def recognise(request: Request) -> str:
         return sign
     if is_pairs(path):
         return "pairs"
+    if _is_dicom(path) and is_dicom_truth(path):
+        return "dicom_truth"
     tops = class_folders(path)
     if not tops and len(_tables(path)) > 1 and image_files(path):
         raise DataError(f"'{path.name}' holds {len(_tables(path))} tables; say which one with labels=...")

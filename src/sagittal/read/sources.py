@@ -20,6 +20,7 @@ from sagittal.read.dicom_seg import read_dicom_seg
 from sagittal.read.label_map import read_label_map
 from sagittal.read.npz import read_npz_item
 from sagittal.read.open_image import read_image
+from sagittal.read.outlines import read_outlines
 from sagittal.read.rtstruct import read_rtstruct
 from sagittal.read.seg_nrrd import read_seg_nrrd
 from sagittal.read.shapes import read_shapes
@@ -100,6 +101,7 @@ IMAGE_WAYS: dict[str, Callable[..., Image]] = {
 #: The same for segmentations.
 MASK_WAYS: dict[str, Callable[..., Segmentation]] = {
     "dicom_seg": _read_dicom_seg,
+    "dicom_truth": read_outlines,
     "label_map": read_label_map,
     "rtstruct": _read_rtstruct,
     "seg_nrrd": _read_seg_nrrd,
