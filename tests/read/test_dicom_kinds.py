@@ -96,7 +96,7 @@ def _csa(tags: dict[str, list[str]]) -> bytes:
     """A Siemens private header of the second kind."""
     out = b"SV10\4\3\2\1" + struct.pack("<2I", len(tags), 77)
     for name, values in tags.items():
-        kind = b"LO\0\0" if name.endswith("Text") else b"FD\0\0"
+        kind = {"AcquisitionMatrixText": b"LO\0\0", "SliceNormalVector": b"FD\0\0"}.get(name, b"US\0\0")
         out += struct.pack("<64si4s3i", name.encode(), len(values), kind, 4, len(values), 77)
         for value in values:
             text = value.encode() + b"\0"
