@@ -18,8 +18,8 @@ from sagittal.types import Array, Floats
 FREQUENCIES = {2: 32, 3: 14}
 #: Luminance of R, G, B (ITU-R BT.601).
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-#: Share of the variance's places below which an image is all but empty: a mark on black is no content.
-_LEAST_CONTENT = 0.01
+#: Share of the places, of pictures and of volumes, over which variance is spread, below which an image is all but empty: a mark on black is no content.
+_LEAST_CONTENT = {2: 0.01, 3: 0.002}
 
 
 def describe(image: Image) -> Array | None:
@@ -52,7 +52,7 @@ def describe(image: Image) -> Array | None:
     coefficients[(0,) * values.ndim] = 0
     weighted = coefficients * distance(side, values.ndim)
     norm = float(np.linalg.norm(weighted))
-    if norm < 1e-4 or _content(weighted) < _LEAST_CONTENT:
+    if norm < 1e-4 or _content(weighted) < _LEAST_CONTENT[values.ndim]:
         return None
     return np.asarray(weighted / norm, dtype=np.float16)
 

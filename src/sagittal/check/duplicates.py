@@ -126,7 +126,7 @@ def _judged(
             "note", f"{code}-of-one-patient", family, f"of one patient {what}",
             "They count as often as they occur; keep one of them unless that is meant.",
         )  # fmt: skip
-    differing = [pair for pair in pairs if _differ(pair, facts) and not _same_file(pair)]
+    differing = [pair for pair in pairs if _differ(pair, facts, code) and not _same_file(pair)]
     if differing:
         yield _finding(
             leak if code == "pixels" else "warning",
@@ -152,8 +152,10 @@ def _images(facts: CaseFacts | None) -> list[ImageFacts]:
     return [] if facts is None else list(facts.images.values())
 
 
-def _differ(pair: Pair, facts: Mapping[str, CaseFacts]) -> bool:
-    """Whether the truths of two cases, both known, contradict each other."""
+def _differ(pair: Pair, facts: Mapping[str, CaseFacts], code: str) -> bool:
+    """Whether the truths of two cases, both known, contradict each other; what has a place moves with a near copy."""
+    if code != "pixels" and not isinstance(pair.first.truth, ClassScores):
+        return False
     answers = [_answer(case, facts) for case in (pair.first, pair.second)]
     return None not in answers and answers[0] != answers[1]
 

@@ -15,6 +15,7 @@ from sagittal.check.picture import LARGE, SMALL, draw
 from sagittal.errors import SagittalError
 from sagittal.grid import Grid
 from sagittal.image import Image
+from sagittal.read.preamble import has_executable_preamble
 from sagittal.truth import Boxes, Segmentation, SegmentationSource
 from sagittal.types import Array
 
@@ -159,7 +160,7 @@ def _of_image(image: Image, source: ImageSource, pictures: bool, side: int) -> d
         "sd": sd,
         "percentiles": [float(v) for v in np.percentile(few, PERCENTILES)],
         **_digests(image),
-        "burned_in": getattr(image, "burned_in", None),
+        "burned_in": image.burned_in,
         "executable": _executable(source),
         "descriptor": describe(image),
         "picture": np.frombuffer(draw(image, side=side), dtype=np.uint8) if pictures else None,
@@ -209,17 +210,8 @@ def _digests(image: Image) -> dict[str, str]:
 
 
 def _executable(source: ImageSource) -> bool:
-    """Whether a file is also a program: 128 bytes before the DICOM mark are free for anyone (PS3.10 section 7.1)."""
-    marks = (b"MZ", b"\x7fELF", b"\xca\xfe\xba\xbe", b"\xcf\xfa\xed\xfe", b"#!")
-    for path in source.files[:4]:
-        try:
-            with path.open("rb") as file:
-                start = file.read(132)
-        except OSError:
-            continue
-        if start[128:] == b"DICM" and start.startswith(marks):
-            return True
-    return False
+    """Whether a file of an image is also a program; the first four of a series stand for the rest."""
+    return any(path.is_file() and has_executable_preamble(path) for path in source.files[:4])
 
 
 def _grid(shape: tuple[int, int, int], affine: tuple[float, ...] | None, spacing: tuple[float, ...] | None) -> Grid:

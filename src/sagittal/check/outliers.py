@@ -18,6 +18,8 @@ _LEAST = 12
 _FAR = 6.0
 #: Values of CT that no scaling has brought to HU: air is -1000, so the lowest value is never above this.
 _LOWEST_HU = -150.0
+#: Contrasts that differ by more than this are on different scales.
+_SCALES = 20.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def check_outliers(facts: Mapping[str, CaseFacts]) -> Iterator[Finding]:
         kind = f"{modality} {'pictures' if flat else 'volumes'}" + (f" in {unit}" if unit != "1" else "")
         for measure in MEASURES:
             yield from _far(measure, name, kind, images)
+        yield from _scales(name, kind, unit, images)
     yield from _not_hounsfield(facts)
 
 
@@ -114,6 +117,24 @@ def _far(measure: Measure, name: str, kind: str, images: Mapping[str, ImageFacts
         tuple(odd),
         details=odd,
     )
+
+
+def _scales(name: str, kind: str, unit: str, images: Mapping[str, ImageFacts]) -> Iterator[Finding]:
+    """Images of an arbitrary unit whose contrast differs by orders of magnitude."""
+    spans = {
+        case: i.percentiles[4] - i.percentiles[0] for case, i in images.items() if not i.constant and i.finite == 1
+    }
+    spans = {case: span for case, span in spans.items() if span > 0}
+    if unit != "1" or len(spans) < _LEAST:
+        return
+    low, high = np.percentile(list(spans.values()), [5, 95])
+    if high > _SCALES * low:
+        yield Finding(
+            "note",
+            "intensity-scales",
+            f"the intensities of {len(spans)} {kind} ('{name}') are on scales that differ by a factor of {high / low:.3g} "
+            f"(contrast {low:.3g} to {high:.3g}). They carry no unit, so each image has to be normalised by itself.",
+        )
 
 
 def _distance(table: Floats, usual: Floats, least: float) -> Floats:

@@ -29,12 +29,11 @@ def check_readable(facts: Mapping[str, CaseFacts]) -> Iterator[Finding]:
             tuple(failed),
             details=failed,
         )
-    lost = {name: case.mask_failed for name, case in facts.items() if case.mask_failed}
-    if lost:
+    for code, lost in _lost_masks(facts).items():
         yield Finding(
             "error" if len(lost) == len(facts) else "warning",
-            "unreadable-mask",
-            f"the segmentations of {len(lost)} of {len(facts)} cases cannot be read; the first: {next(iter(lost.values()))}",
+            code,
+            f"the segmentations of {len(lost)} of {len(facts)} cases cannot be used; the first: {next(iter(lost.values()))}",
             tuple(lost),
             details=lost,
         )
@@ -45,6 +44,19 @@ def check_readable(facts: Mapping[str, CaseFacts]) -> Iterator[Finding]:
         images = {case: found.images[name] for case, found in facts.items() if name in found.images}
         for what, severity, advice in _KINDS:
             yield from _mixed(name, what, images, severity, advice)
+
+
+#: Words in the reason why a mask was refused -> code of the finding; else it cannot be read at all.
+_REFUSALS = {"which no structure has": "unknown-mask-value", "whole number": "mask-not-whole"}
+
+
+def _lost_masks(facts: Mapping[str, CaseFacts]) -> dict[str, dict[str, str]]:
+    lost: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, case in facts.items():
+        if case.mask_failed:
+            code = next((code for words, code in _REFUSALS.items() if words in case.mask_failed), "unreadable-mask")
+            lost[code][name] = case.mask_failed
+    return lost
 
 
 def _empty(facts: Mapping[str, CaseFacts]) -> Iterator[Finding]:

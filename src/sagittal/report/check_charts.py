@@ -43,12 +43,16 @@ def histogram(values: Sequence[float], what: str, unit: str = "") -> Markup:
     """How a number is spread over the images; bars are counts, the axis ends at the extremes.
 
     A few far values would squeeze the rest into one bar: beyond ten times the range of the middle 98 % the axis is cut,
-    and the end says how many lie beyond.
+    and the end says how many lie beyond. Positive values over more than two orders of magnitude stand on a log scale.
     """
     known = np.asarray(values, dtype=np.float64)
     known = known[np.isfinite(known)]
     if not known.size:
         return Markup("")
+    least, most = float(known.min()), float(known.max())
+    logarithmic = least > 0 and np.percentile(known, 95) > 100 * np.percentile(known, 5)
+    if logarithmic:
+        known = np.log10(known)
     low, high = float(known.min()), float(known.max())
     inner = np.percentile(known, [1, 99])
     span = float(inner[1] - inner[0])
@@ -69,11 +73,12 @@ def histogram(values: Sequence[float], what: str, unit: str = "") -> Markup:
         for n, count in enumerate(counts.tolist())
     ]
     drawn.append(Markup('<line x1="4" x2="294" y1="80.5" y2="80.5" stroke="#6b7280"/>'))
-    drawn.append(Markup('<text x="4" y="97">{}</text>').format(f"{low:.4g}"))
-    drawn.append(Markup('<text x="294" y="97" text-anchor="end">{}</text>').format(f"{high:.4g} {unit}".rstrip()))
-    if beyond:
-        drawn.append(Markup('<text x="149" y="97" text-anchor="middle">{}</text>').format(f"{beyond:,} beyond"))
-    return _svg(298, 102, drawn, f"{what}: {known.size:,} images from {known.min():.4g} to {known.max():.4g} {unit}")
+    left, right = (10**low, 10**high) if logarithmic else (low, high)
+    drawn.append(Markup('<text x="4" y="97">{}</text>').format(f"{left:.4g}"))
+    drawn.append(Markup('<text x="294" y="97" text-anchor="end">{}</text>').format(f"{right:.4g} {unit}".rstrip()))
+    middle = ", ".join(filter(None, ("log scale" if logarithmic else "", f"{beyond:,} beyond" if beyond else "")))
+    drawn.append(Markup('<text x="149" y="97" text-anchor="middle">{}</text>').format(middle))
+    return _svg(298, 102, drawn, f"{what}: {known.size:,} images from {least:.4g} to {most:.4g} {unit}".rstrip())
 
 
 def _svg(width: int, height: int, parts: Sequence[Markup], title: str) -> Markup:

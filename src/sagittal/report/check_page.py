@@ -24,7 +24,7 @@ from sagittal.check.objects import object_counts
 from sagittal.check.picture import OUTLINES, in_picture
 from sagittal.check.structures import structure_rows
 from sagittal.errors import ConfigError
-from sagittal.labels import ClassScores
+from sagittal.labels import PLACE_KINDS, ClassScores
 from sagittal.read.sources import patient_key
 from sagittal.report.check_charts import COLOURS, bars, histogram
 from sagittal.truth import Boxes
@@ -130,7 +130,7 @@ def render_check(checked: Checked) -> str:
         facts=_facts(checked),
         sections=sections,
         chart=_chart(checked),
-        colours={split or "no split": colour for split, colour in COLOURS.items() if split in _splits(checked)},
+        colours=_key(checked),
         structures=_structures(checked),
         spreads=_spreads(checked),
         sheet=_sheet(checked, room),
@@ -164,7 +164,7 @@ def _section(checked: Checked, number: int, finding: Finding, room: _Room) -> di
         "code": finding.code,
         "message": _short(finding.message, 1200),
         "count": len(finding.pairs) or len(finding.cases),
-        "counted": "pairs" if finding.pairs else "cases",
+        "counted": ("pair" if finding.pairs else "case") + "s" * ((len(finding.pairs) or len(finding.cases)) != 1),
         "pairs": pairs,
         "singles": singles,
         "rest": [(_short(name, 80), _short(finding.details.get(name, ""), 160)) for name in rest[:MOST_NAMED]],
@@ -226,7 +226,8 @@ def _first(facts: CaseFacts | None) -> ImageFacts | None:
 
 def _facts(checked: Checked) -> list[tuple[str, str]]:
     dataset = checked.dataset
-    splits = Counter(case.split or "no split" for case in dataset)
+    counted = Counter(case.split or "" for case in dataset)
+    splits = {name or "no split": counted[name] for name in ("train", "val", "test", "") if counted[name]}
     rows = [
         ("cases", f"{len(dataset):,}"),
         ("patients", f"{len(dataset.patients):,}"),
@@ -241,8 +242,12 @@ def _facts(checked: Checked) -> list[tuple[str, str]]:
     return [(name, _short(text)) for name, text in rows]
 
 
-def _splits(checked: Checked) -> set[str]:
-    return {case.split or "" for case in checked.dataset}
+def _key(checked: Checked) -> dict[str, str]:
+    """Split -> colour of the chart; only counts of classes are told by split."""
+    if checked.dataset.scheme is None or checked.dataset.scheme.kind in PLACE_KINDS:
+        return {}
+    splits = {case.split or "" for case in checked.dataset}
+    return {split or "no split": colour for split, colour in COLOURS.items() if split in splits}
 
 
 def _chart(checked: Checked) -> Markup | None:
@@ -267,7 +272,7 @@ def _chart(checked: Checked) -> Markup | None:
 
 def _structures(checked: Checked) -> list[tuple[str, str, str, str]]:
     scheme = checked.dataset.scheme
-    if scheme is None or scheme.kind not in {"structures", "objects"}:
+    if scheme is None or scheme.kind not in PLACE_KINDS:
         return []
     if scheme.kind == "objects":
         counted = object_counts(checked.dataset).items()
@@ -290,7 +295,8 @@ def _spreads(checked: Checked) -> list[tuple[str, list[tuple[str, Markup]]]]:
     for kind, images in sorted(kinds.items(), key=lambda item: -len(item[1]))[:6]:
         unit = "" if images[0].unit == "1" else images[0].unit
         axes = ("width", "height") if images[0].shape[2] == 1 else ("columns", "rows", "slices")
-        charts = [(axis, histogram([i.shape[n] for i in images], axis, "voxels")) for n, axis in enumerate(axes)]
+        dots = "pixels" if images[0].shape[2] == 1 else "voxels"
+        charts = [(axis, histogram([i.shape[n] for i in images], axis, dots)) for n, axis in enumerate(axes)]
         for n, axis in enumerate(axes):
             lengths = [i.spacing[n] for i in images if i.spacing is not None]
             if lengths and np.isfinite(lengths).any():
