@@ -76,6 +76,7 @@ def test_a_dicomdir_of_pydicom_is_read(disc, tmp_path):
         header.StudyDate, header.StudyTime, header.StudyID, header.SeriesNumber = "20260101", "120000", "1", 1
         files.add(header)
     files.write(tmp_path / "set")
+    files._tmpdir.cleanup()  # pydicom leaves it to the end of the process
     (case,) = find_studies(tmp_path / "set" / "DICOMDIR")
     assert case.image().grid.shape == (4, 3, 3)
 
