@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,7 @@ def test_a_folder_with_a_dicomdir_is_read_once(disc):
     assert case.image().grid.shape == (4, 3, 3)
 
 
+@pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")  # pydicom leaves folders behind
 def test_a_dicomdir_of_pydicom_is_read(disc, tmp_path):
     files = FileSet()
     for n in range(3):
@@ -76,7 +78,8 @@ def test_a_dicomdir_of_pydicom_is_read(disc, tmp_path):
         header.StudyDate, header.StudyTime, header.StudyID, header.SeriesNumber = "20260101", "120000", "1", 1
         files.add(header)
     files.write(tmp_path / "set")
-    files._tmpdir.cleanup()  # pydicom leaves it to the end of the process
+    del files
+    gc.collect()
     (case,) = find_studies(tmp_path / "set" / "DICOMDIR")
     assert case.image().grid.shape == (4, 3, 3)
 
