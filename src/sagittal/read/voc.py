@@ -61,13 +61,14 @@ def open_voc(request: Request) -> Dataset:
         listed.discard(file.stem)
         name = file.relative_to(root).with_suffix("").as_posix()
         try:
-            image, objects, size = _read(file, root, index)
+            image, objects, size = _read(file, index)
             used.add(image)
             places = splits.get(file.stem, set())
             if len(places) > 1:
                 raise DataError(f"ImageSets lists it in {' and in '.join(sorted(places))}: it must be in one split")
         except SagittalError as error:
             skipped.append(Skipped(name, str(error)))
+            used.update(_of_stem(file, index)[:1])  # told once
             continue
         split = next(iter(places), None) or _folder_split(file, root)
         found.append((image.relative_to(root).with_name(stem(image)).as_posix(), image, objects, size, split))
@@ -114,12 +115,12 @@ def _begins(file: Path) -> bool:
         return b"<annotation" in opened.read(500)
 
 
-def _read(file: Path, root: Path, index: ImageIndex) -> tuple[Path, list[_Object], tuple[int, int] | None]:
+def _read(file: Path, index: ImageIndex) -> tuple[Path, list[_Object], tuple[int, int] | None]:
     """Image, objects and stated size of one annotation."""
     tree = read_xml(file)
     if tree.name != "annotation":
         raise DataError(f"expected the element 'annotation', found '{tree.name[:40]}'")
-    image = _image(file, tree.value("filename"), root, index)
+    image = _image(file, tree.value("filename"), index)
     if image.stat().st_size == 0:
         raise DataError("the file is empty (0 bytes)")
     size = [_number(tree.value("size", name)) for name in ("width", "height")]
@@ -127,20 +128,28 @@ def _read(file: Path, root: Path, index: ImageIndex) -> tuple[Path, list[_Object
     return image, [_object(one) for one in tree.all("object")], whole
 
 
-def _image(file: Path, named: str, root: Path, index: ImageIndex) -> Path:
+def _image(file: Path, named: str, index: ImageIndex) -> Path:
     """The image of the annotation's name; one that it names itself must be the same."""
-    folders = [file.parent, *(file.parent.parent / name for name in ("JPEGImages", "images", "Images", ""))]
-    by_stem = next((found for folder in folders for found in index.stems(folder / file.stem)), None)
-    if by_stem is None:
-        only = index.find(file.stem)
-        by_stem = only[0] if len(only) == 1 else None
+    by_stem = next(iter(_of_stem(file, index)), None)
     base = named.replace("\\", "/").rpartition("/")[2]
-    by_name = next((found for folder in folders if base and (found := index.at(folder / base))), None)
+    by_name = next((found for folder in _beside(file) if base and (found := index.at(folder / base))), None)
     if by_stem is None and by_name is None:
         raise DataError("an annotation without image")
     if by_stem is not None and by_name is not None and by_stem != by_name:
         raise DataError("the annotation has the name of one image and names another")
     return by_stem or by_name  # type: ignore[return-value]
+
+
+def _beside(file: Path) -> list[Path]:
+    """Where the image of an annotation may lie."""
+    return [file.parent, *(file.parent.parent / name for name in ("JPEGImages", "images", "Images", ""))]
+
+
+def _of_stem(file: Path, index: ImageIndex) -> list[Path]:
+    """The images of an annotation's own name, the nearest first."""
+    return [found for folder in _beside(file) for found in index.stems(folder / file.stem)] or list(
+        index.find(file.stem)
+    )
 
 
 def _object(element: Element) -> _Object:

@@ -56,6 +56,8 @@ def read_xml(path: Path) -> Element:
     reader = _Reader()
     try:
         reader.parser.Parse(path.read_bytes(), True)
+    except ReadError:
+        raise
     except expat.ExpatError as error:
         raise ReadError(f"XML: damaged or cut off in line {error.lineno}") from error
     except (ValueError, LookupError) as error:  # an encoding that is not known
