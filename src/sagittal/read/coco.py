@@ -190,7 +190,7 @@ def _shape(name: str, annotation: Mapping[str, Any], size: tuple[int, int]) -> d
     if isinstance(outline, dict):
         counts = outline.get("counts")
         if outline.get("size") == [size[1], size[0]] and (
-            isinstance(counts, str) or (isinstance(counts, list) and _is_numbers(counts, len(counts)))
+            isinstance(counts, str) or (isinstance(counts, list) and all(type(run) is int for run in counts))
         ):
             return {"name": name, "counts": counts}
         raise DataError(

@@ -110,8 +110,11 @@ def decode_runs(counts: str | Sequence[int], size: tuple[int, int]) -> Array:
            [1, 0]])
     """
     width, height = size
-    runs = np.array(_unpack(counts) if isinstance(counts, str) else counts, dtype=np.int64).reshape(-1)
-    if (runs < 0).any() or (runs > width * height).any() or runs.sum() != width * height:
+    given = _unpack(counts) if isinstance(counts, str) else counts
+    if any(not 0 <= run <= width * height for run in given):
+        given = ()
+    runs = np.array(given, dtype=np.int64)
+    if runs.sum() != width * height:
         raise DataError(f"the run lengths of a mask do not add up to its {width} x {height} pixels")
     inside = np.arange(len(runs)) % 2 == 1
     return np.repeat(inside, runs).reshape(width, height)
