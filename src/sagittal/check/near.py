@@ -82,8 +82,8 @@ def find_near(descriptors: Array, sides: Sequence[int]) -> list[Near]:
     best: dict[tuple[int, int], Near] = {}
     candidates = _candidates(values)
     for frequencies, rows in _by_frequencies(candidates, sides_, values.shape[1], values.ndim - 1):
-        judged = _similarities(values, candidates, rows, frequencies)
         least = least_similarity(frequencies)
+        judged = _similarities(values, candidates, rows, frequencies, least)
         for n in np.flatnonzero(judged >= least):
             i, j, how = (int(part[rows[n]]) for part in candidates)
             first, second = sorted((int(usable[i]), int(usable[j])))
@@ -138,18 +138,31 @@ def _by_frequencies(candidates: _Found, sides: Array, most: int, dimensions: int
         yield int(frequencies), np.flatnonzero(held == frequencies)
 
 
-def _similarities(values: Floats, candidates: _Found, rows: Array, frequencies: int) -> Floats:
+def _similarities(values: Floats, candidates: _Found, rows: Array, frequencies: int, least: float) -> Floats:
+    """Correlations of candidates; exact only from `least` on.
+
+    A mirrored image is far from what is common to the set, and so are all others once they are mirrored: seen in a mirror
+    they would be alike. Copies are alike however both are turned, so the least similar of these views counts.
+    """
     first, second, way = (part[rows] for part in candidates)
     held = _unit(_block(values, frequencies))
     common, spread = _usual(held)
-    plain = _apart(held, common, spread)
+    ways = turns(values.ndim - 1)
     result = np.zeros(len(rows), dtype=np.float32)
-    for number, how in enumerate(turns(values.ndim - 1)):
+    for number, how in enumerate(ways):
         mine = np.flatnonzero(way == number)
         for start in range(0, len(mine), 4096):
             part = mine[start : start + 4096]
-            turned = _apart(turn(held[first[part]], how), common, spread)
-            result[part] = np.einsum("nf,nf->n", turned, plain[second[part]])
+            left, right = turn(held[first[part]], how), held[second[part]]
+            judged = np.ones(len(part), dtype=np.float32)
+            for view in ways:
+                # Most candidates fail in the first view; the others are looked at in the next.
+                on = np.flatnonzero(judged >= least)
+                if not len(on):
+                    break
+                seen = (_apart(turn(side[on], view), common, spread) for side in (left, right))
+                judged[on] = np.minimum(judged[on], np.einsum("nf,nf->n", *seen))
+            result[part] = judged
     return result
 
 

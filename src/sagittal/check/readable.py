@@ -47,7 +47,7 @@ def check_readable(facts: Mapping[str, CaseFacts]) -> Iterator[Finding]:
 
 
 #: Words in the reason why a mask was refused -> code of the finding; else it cannot be read at all.
-_REFUSALS = {"which no structure has": "unknown-mask-value", "whole number": "mask-not-whole"}
+_REFUSALS = {"which no structure has": "unknown-mask-value", "whole numbers": "mask-not-whole"}
 
 
 def _lost_masks(facts: Mapping[str, CaseFacts]) -> dict[str, dict[str, str]]:
