@@ -20,7 +20,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, RLE
 from pydicom.valuerep import format_number_as_ds
 
 from sagittal.errors import GeometryError, MissingPackageError, ReadError
-from sagittal.read import dicom_pixels
+from sagittal.read import codecs, dicom_pixels, limited
 from sagittal.read.dicom import read_dicom, read_dicom_series
 from sagittal.read.files import index_file
 from sagittal.read.nifti import RAS_TO_LPS
@@ -525,7 +525,8 @@ def test_a_compressed_frame_of_another_size_is_refused_before_decoding(write_sli
     header["PixelData"].is_undefined_length = True
     header.file_meta.TransferSyntaxUID = huge.file_meta.TransferSyntaxUID
     header.save_as(path)
-    monkeypatch.setattr(dicom_pixels, "_by_imagecodecs", lambda *_: pytest.fail("it was decoded"))
+    limited.stop()
+    monkeypatch.setattr(limited, "_Worker", lambda: pytest.fail("it was decoded"))
     with pytest.raises(ReadError, match="a compressed frame says it is 65535 x 65535, the header says 512 x 512"):
         read_dicom(path)
 
@@ -537,10 +538,10 @@ def test_a_missing_decoder_names_the_extra(bench_data, monkeypatch):
 
 
 def test_decoders_are_permissive():
-    assert set(dicom_pixels.DECODERS.values()) == {"pydicom", "pillow", "imagecodecs", "pyjpegls", "pylibjpeg"}
     # pylibjpeg stands for openjpeg (BSD) only: for JPEG it would take libjpeg (GPL-3).
-    j2k = {uid for uid, name in dicom_pixels.DECODERS.items() if name == "pylibjpeg"}
+    j2k = {uid for uid, name in codecs.COLOUR_PLUGINS.items() if name == "pylibjpeg"}
     assert j2k == {f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203)}
+    assert set(codecs.COLOUR_PLUGINS.values()) == {"pillow", "pyjpegls", "pylibjpeg"}
 
 
 def _nested(depth: int, undefined: bool) -> bytes:

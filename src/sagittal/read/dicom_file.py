@@ -22,7 +22,7 @@ from sagittal.read.limits import MAX_INFLATED_BYTES, MAX_SEQUENCE_DEPTH, as_read
 DEFLATED = "1.2.840.10008.1.2.1.99"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 _BIG = "1.2.840.10008.1.2.2"
-_IMPLICIT = "1.2.840.10008.1.2"
+IMPLICIT = "1.2.840.10008.1.2"
 _UNDEFINED = 0xFFFFFFFF
 _LONG_VR = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 
@@ -86,7 +86,7 @@ def _transfer_syntax(file: IO[bytes]) -> tuple[str, int]:
         if group not in {2, 8}:
             raise ReadError("not a DICOM file: no 'DICM' mark at byte 128")
     explicit = start[4:6].isalpha() and start[4:6].isupper() and position == 0
-    syntax = EXPLICIT_LITTLE if explicit else _IMPLICIT
+    syntax = EXPLICIT_LITTLE if explicit else IMPLICIT
     file.seek(position)
     while len(head := file.read(8)) == 8:
         group, element, vr, length = struct.unpack("<HH2sH", head)
@@ -133,7 +133,7 @@ def _walk(
         up to the pixel data are walked where it is empty.
     """
     order = ">" if syntax == _BIG else "<"
-    implicit = syntax == _IMPLICIT
+    implicit = syntax == IMPLICIT
     two, four = struct.Struct(order + "HH").unpack_from, struct.Struct(order + "I").unpack_from
     short = struct.Struct(order + "H").unpack_from
     last = max(wanted, default=0)

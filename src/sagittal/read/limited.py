@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -77,7 +77,7 @@ def run_limited(
     workers: int = 0,
     memory_bytes: int = MEMORY_BYTES,
     timeout_s: float = TIMEOUT_S,
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any]]:
     """Call a function on each item in processes with limits; the results as they come.
 
     A failure is a result: an item whose process crashed, hung or asked for more memory than it may have gives a
@@ -127,7 +127,7 @@ def run_limited(
     return run(f"{module}:{name}", items, workers=workers, memory_bytes=memory_bytes, timeout_s=timeout_s)
 
 
-def _run_here(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+def _run_here(function: Callable[[Any], Any], items: Iterable[Any]) -> Generator[tuple[int, Any]]:
     for number, item in enumerate(items):
         try:
             yield number, function(item)
@@ -164,7 +164,7 @@ def run(
     memory_bytes: int = MEMORY_BYTES,
     timeout_s: float = TIMEOUT_S,
     room: int = 0,
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any]]:
     """As :func:`run_limited`, by the address ``"module:function"`` and with shared memory for large values.
 
     Parameters
