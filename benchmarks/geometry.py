@@ -56,7 +56,7 @@ def by_simpleitk(files: list[Path]) -> Volume:
         for file in files:
             (Path(folder) / file.name).symlink_to(file)
         reader.SetFileNames(reader.GetGDCMSeriesFileNames(folder))
-        image = reader.Execute()
+        image = Itk.ReadImage(files[0]) if len(files) == 1 else reader.Execute()
     data = Itk.GetArrayFromImage(image)
     data = data[..., np.newaxis] if image.GetNumberOfComponentsPerPixel() == 1 else data
     affine = np.eye(4)

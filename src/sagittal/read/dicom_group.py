@@ -71,7 +71,10 @@ def sort_series(members: list[Instance]) -> list[Group]:
 def _slices(members: list[Instance], twins: dict[Path, list[Path]]) -> list[Group]:
     traits = [member.traits for member in members]
     if members[0].modality == "MR" and repeats(traits):
-        traits = with_diffusion([member.path for member in members], traits)
+        files = [member.path for member in members]
+        sample = range(0, len(files), max(len(files) // 8, 1))
+        if any("b" in found.told for found in with_diffusion([files[n] for n in sample], [traits[n] for n in sample])):
+            traits = with_diffusion(files, traits)
     return [_group([members[n] for n in part.members], twins, part) for part in split_series(traits)]
 
 

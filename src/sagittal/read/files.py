@@ -99,7 +99,8 @@ def sort_files(paths: Iterable[Path]) -> tuple[list[Group], list[Skipped]]:
     skipped: list[Skipped] = []
     series: dict[tuple[str, str, str], list[Instance]] = defaultdict(list)
     for path in _listed(paths, groups, skipped):
-        if reader_of(path) is not read_dicom:
+        # What is called DICOM need not be opened twice; if it is something else, it cannot be parsed.
+        if READERS.get(image_suffix(path)) is not read_dicom and reader_of(path) is not read_dicom:
             groups.append(Group((path,)))
             continue
         try:
