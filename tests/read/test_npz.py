@@ -122,3 +122,24 @@ def test_no_image_is_said_so(tmp_path):
     np.save(tmp_path / "b.npy", np.zeros((5, 7), complex))
     with pytest.raises(ReadError, match="values of type complex128"):
         read_npz(tmp_path / "b.npy")
+
+
+def test_an_archive_of_a_million_entries_is_refused_before_it_is_listed(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros((5, 7)))
+    raw = (tmp_path / "a.npz").read_bytes()
+    end = raw.index(b"PK\x05\x06")
+    start = int.from_bytes(raw[end + 16 : end + 20], "little")
+    body = raw[start:end] * 700_000  # 40 MB of directory
+    record = b"PK\x06\x06" + (44).to_bytes(8, "little") + bytes([45, 0, 45, 0]) + bytes(8)
+    for value in (10**6, 10**6, len(body), start):
+        record += value.to_bytes(8, "little")
+    where = b"PK\x06\x07" + bytes(4) + (start + len(body)).to_bytes(8, "little") + (1).to_bytes(4, "little")
+    tail = b"PK\x05\x06" + bytes(4) + b"\xff" * 12 + bytes(2)
+    (tmp_path / "a.npz").write_bytes(raw[:start] + body + record + where + tail)
+    with pytest.raises(ReadError, match="declares 1,000,000 entries; at most 200,000"):
+        read_npz(tmp_path / "a.npz")
+
+
+def test_values_beyond_32_bits_are_infinite(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((5, 7), 1e300))
+    assert np.isinf(read_npz(tmp_path / "a.npy").data).all()

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image as Pictures
 
 from sagittal.errors import MissingPackageError, ReadError
-from sagittal.read.raster import read_raster
+from sagittal.read.open_image import read_image
+from sagittal.read.raster import read_raster, turn
 
 GREY = np.arange(35, dtype=np.uint8).reshape(5, 7)  # 5 high, 7 wide
 RGB = np.random.default_rng(0).integers(0, 255, (5, 7, 3), dtype=np.uint8)
@@ -82,11 +83,105 @@ def test_bilevel_holds_0_and_255(tmp_path):
     np.testing.assert_array_equal(read_raster(tmp_path / "a.png").data[0, :, :, 0].T, np.where(GREY > 17, 255, 0))
 
 
-def test_exif_orientation_is_applied(tmp_path):
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_applied(tmp_path, orientation):
+    """What each number means, from the table of EXIF 2.3: where row 0 and column 0 of the file are to be seen."""
+    shown = {
+        1: GREY, 2: np.fliplr(GREY), 3: np.rot90(GREY, 2), 4: np.flipud(GREY), 5: GREY.T, 6: np.rot90(GREY, -1),
+        7: np.rot90(GREY.T, 2), 8: np.rot90(GREY, 1),
+    }[orientation]  # fmt: skip
     exif = Pictures.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
-    Pictures.fromarray(GREY).save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(read_raster(tmp_path / "a.png").data[0, :, :, 0].T, np.rot90(GREY, -1))
+    exif[0x0112] = orientation
+    for suffix in ("png", "tif"):
+        Pictures.fromarray(GREY).save(tmp_path / f"a.{suffix}", exif=exif)
+        np.testing.assert_array_equal(read_raster(tmp_path / f"a.{suffix}").data[0, :, :, 0].T, shown)
+    np.testing.assert_array_equal(turn(GREY, orientation), shown)
+    flat = np.kron(GREY, np.ones((16, 16), np.uint8))
+    Pictures.fromarray(flat).save(tmp_path / "a.jpg", exif=exif, quality=98)
+    found = read_raster(tmp_path / "a.jpg").data[0, :, :, 0].T
+    assert np.abs(found - turn(flat, orientation)).max() <= 3
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_orientation_of_sixteen_bit_colour(tmp_path, suffix):
+    imagecodecs = pytest.importorskip("imagecodecs")
+    tifffile = pytest.importorskip("tifffile")
+    deep = np.random.default_rng(1).integers(0, 65535, (5, 7, 3), dtype=np.uint16)
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "tif":
+        tifffile.imwrite(path, deep, photometric="rgb", extratags=[(274, 3, 1, 6, True)])
+    else:
+        raw = imagecodecs.png_encode(deep)
+        body = b"eXIf" + b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+        chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+        path.write_bytes(raw[:33] + chunk + raw[33:])
+    np.testing.assert_array_equal(read_raster(path).data[..., 0].transpose(2, 1, 0), np.rot90(deep, -1))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32", "int32", "float32", "float64", "uint64"])
+def test_numbers_of_every_kind_in_tiles_bigtiff_and_compressed(tmp_path, dtype):
+    tifffile = pytest.importorskip("tifffile")
+    values = np.random.default_rng(0).integers(0, 250, (40, 50)).astype(dtype)
+    values[0, 0] = 1e30 if dtype[0] == "f" else np.iinfo(dtype).max
+    for name, how in (("a", {}), ("b", {"bigtiff": True, "tile": (16, 32)}), ("c", {"compression": "zlib"})):
+        tifffile.imwrite(tmp_path / f"{name}.tif", values, photometric="minisblack", **how)
+        found = read_raster(tmp_path / f"{name}.tif").data[0, :, :, 0].T
+        np.testing.assert_array_equal(found, values.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32"])
+def test_where_zero_is_white_values_are_turned_over(tmp_path, dtype):
+    tifffile = pytest.importorskip("tifffile")
+    values = GREY.astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite")
+    found = read_raster(tmp_path / "a.tif").data[0, :, :, 0].T
+    np.testing.assert_array_equal(found, (np.iinfo(dtype).max - values).astype(np.float32))
+
+
+def test_pages_of_sixteen_bit_colour_and_copies_of_lower_resolution(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    pages = np.random.default_rng(1).integers(0, 65535, (3, 5, 7, 3), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", pages, photometric="rgb")
+    np.testing.assert_array_equal(read_raster(tmp_path / "a.tif").data.transpose(3, 2, 1, 0), pages)
+    for values in (GREY, pages[0]):
+        with tifffile.TiffWriter(tmp_path / "b.tif") as file:
+            colour = "rgb" if values.ndim == 3 else "minisblack"
+            file.write(values, photometric=colour)
+            file.write(values[::2, ::2], photometric=colour, subfiletype=1)
+        found = read_raster(tmp_path / "b.tif")
+        assert found.grid.shape == (7, 5, 1)
+        np.testing.assert_array_equal(found.data[0, :, :, 0].T, values if values.ndim == 2 else values[..., 0])
+    with tifffile.TiffWriter(tmp_path / "c.tif") as file:
+        for values in (pages[0], pages[0, :4]):
+            file.write(values, photometric="rgb")
+    with pytest.raises(ReadError, match="pages differ in size"):
+        read_raster(tmp_path / "c.tif")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("colours", [1, 3])
+def test_jpeg_2000(tmp_path, dtype, colours):
+    imagecodecs = pytest.importorskip("imagecodecs")
+    values = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (20, 30, colours), dtype=dtype)
+    for kind in ("jp2", "j2k"):
+        raw = imagecodecs.jpeg2k_encode(values.squeeze(), level=0, reversible=True, codecformat=kind)
+        (tmp_path / f"a.{kind}").write_bytes(raw)
+        image = read_image(tmp_path / f"a.{kind}")
+        np.testing.assert_array_equal(image.data[..., 0].transpose(2, 1, 0), values)
+        assert image.bits == 8 * values.itemsize
+        (tmp_path / f"b.{kind}").write_bytes(raw[: len(raw) // 3])
+        with pytest.raises(ReadError, match="damaged or cut off"):
+            read_image(tmp_path / f"b.{kind}")
+
+
+def test_webp_and_animations(tmp_path):
+    Pictures.fromarray(RGB).save(tmp_path / "a.webp", lossless=True)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.webp").data[..., 0], RGB.transpose(2, 1, 0))
+    for suffix in ("webp", "png"):
+        frames = [Pictures.fromarray(RGB), Pictures.fromarray(RGB[::-1].copy())]
+        frames[0].save(tmp_path / f"b.{suffix}", save_all=True, append_images=frames[1:], lossless=True)
+        with pytest.raises(ReadError, match="animated, with 2 frames"):
+            read_raster(tmp_path / f"b.{suffix}")
 
 
 def test_pages_of_a_tiff_stand_along_k(tmp_path):

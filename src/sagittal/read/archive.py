@@ -71,6 +71,18 @@ def archive_entries(path: Path) -> tuple[Entry, ...]:
     return _entries(path, status.st_mtime_ns if status else 0, status.st_size if status else 0)
 
 
+def check_directory(path: Path) -> int:
+    """The number of entries that an archive declares, refused where it or its directory is absurd.
+
+    Raises
+    ------
+    ReadError
+    """
+    size = check_file(path)
+    with as_read_error("zip archive"), path.open("rb") as file:
+        return _directory(file, size)[0]
+
+
 @lru_cache(maxsize=4)
 def _entries(path: Path, mtime: int, size: int) -> tuple[Entry, ...]:
     with as_read_error("zip archive"), path.open("rb") as file:

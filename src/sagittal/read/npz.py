@@ -13,6 +13,7 @@ import numpy as np
 from sagittal.errors import ReadError, nearest
 from sagittal.grid import Grid
 from sagittal.image import Image
+from sagittal.read.archive import check_directory
 from sagittal.read.limits import as_read_error, check_file, check_memory, check_size
 from sagittal.types import Array
 
@@ -61,7 +62,8 @@ def array_image(array: Array) -> Image:
         )
     check_size(planes.shape, "array")
     bits = 8 * array.dtype.itemsize if array.dtype.kind == "u" else int(array.dtype.kind == "b")
-    data = planes.astype(np.float32, order="C").transpose(3, 2, 1, 0)  # (C, W, H, D)
+    with np.errstate(over="ignore"):  # beyond 32 bits: infinite, which check reports
+        data = planes.astype(np.float32, order="C").transpose(3, 2, 1, 0)  # (C, W, H, D)
     return Image(data, Grid(data.shape[1:]), bits=bits)
 
 
@@ -133,10 +135,11 @@ def load_array(path: Path, member: str | None = None) -> Array:
 def _archive(path: Path) -> zipfile.ZipFile:
     if not zipfile.is_zipfile(path):
         raise ReadError("npz: damaged, cut off, or not an .npz or .npy file")
+    check_directory(path)  # before zipfile keeps an object for each entry
     archive = zipfile.ZipFile(path)
     if not any(name.endswith(".npy") for name in archive.namelist()):
         archive.close()
-        raise ReadError("a zip archive without .npy arrays; unpack it and give the folder")
+        raise ReadError("a zip archive without .npy arrays; rename it to .zip, or unpack it and give the folder")
     return archive
 
 

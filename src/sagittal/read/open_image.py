@@ -23,6 +23,8 @@ READERS: dict[str, Callable[[Path], Image]] = {
     ".dcm": read_dicom,
     ".dicom": read_dicom,
     ".ima": read_dicom,
+    ".j2k": read_raster,
+    ".jp2": read_raster,
     ".jpeg": read_raster,
     ".jpg": read_raster,
     ".mha": read_metaimage,
@@ -36,6 +38,7 @@ READERS: dict[str, Callable[[Path], Image]] = {
     ".png": read_raster,
     ".tif": read_raster,
     ".tiff": read_raster,
+    ".webp": read_raster,
 }
 
 #: Where in a file, the bytes that stand there, the reader.
@@ -45,6 +48,11 @@ MAGIC: tuple[tuple[int, bytes, Callable[[Path], Image]], ...] = (
     (0, b"\xff\xd8\xff", read_raster),
     (0, b"II*\0", read_raster),
     (0, b"MM\0*", read_raster),
+    (0, b"II+\0", read_raster),
+    (0, b"MM\0+", read_raster),
+    (0, b"\0\0\0\x0cjP  \r\n\x87\n", read_raster),
+    (0, b"\xff\x4f\xff\x51", read_raster),
+    (8, b"WEBPVP8", read_raster),
     (0, b"BM", read_raster),
     (344, b"n+1\0", read_nifti),
     (344, b"ni1\0", read_nifti),
