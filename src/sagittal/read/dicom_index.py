@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def said_yes(text: Any) -> bool | None:
 
 def _traits(found: dict[str, str]) -> Traits:
     told: dict[str, Any] = {}
-    if words := tuple(w.strip().upper() for w in found["ImageType"].split("\\") if w.strip())[:8]:
+    if words := _words(found["ImageType"]):
         told["type"] = words
     if found["FrameOfReferenceUID"]:
         told["reference"] = found["FrameOfReferenceUID"]
@@ -251,13 +252,21 @@ def _whole(text: str) -> int:
 
 
 def _number(text: Any) -> float | None:
+    if not text and text != 0:
+        return None
     try:
-        value = float(str(text).split("\\")[0])
+        value = float(str(text).split("\\", 1)[0])
     except ValueError:
         return None
     return value if math.isfinite(value) else None
 
 
+@lru_cache(maxsize=256)  # most of them are the same in all files of a series
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(w.strip().upper() for w in text.split("\\") if w.strip())[:8]
+
+
+@lru_cache(maxsize=1024)
 def _numbers(text: str, count: int) -> tuple[float, ...] | None:
     values = [_number(part) for part in text.split("\\")] if text else []
     return tuple(v for v in values if v is not None) if len(values) == count and None not in values else None
