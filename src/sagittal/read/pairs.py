@@ -110,15 +110,18 @@ def open_pairs(request: Request) -> Dataset:
 def is_pairs(folder: Path) -> bool:
     """Whether a folder plainly holds masks beside their images.
 
-    So it is where a folder of images and one of masks lie side by side, or where every mask has the name of an image
-    and a known word behind it, and there are no folders of classes.
+    So it is where a folder of images and one of masks lie side by side, or where most images have a mask of their name
+    with a known word behind it. Folders that might be classes forbid it, unless each of three or more holds one image
+    with its mask.
     """
     if not folder.is_dir():
         return False
     tops = [f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith((".", "__"))]
-    if any(_is_class(name) for name in tops):
-        return False
     pairs, _, _, where = _find(folder)
+    if any(_is_class(name) for name in tops):
+        holders = Counter(pair.image.relative_to(folder).parts[0] for pair in pairs)
+        alone = len(holders) >= 3 and set(holders.values()) == {1}
+        return alone and all(pair.masks for pair in pairs)
     return where == _BESIDE or sum(bool(pair.masks) for pair in pairs) * 2 > len(pairs)
 
 
