@@ -95,7 +95,7 @@ def read_dicom_series(
         planes = [plane for _, plane in own]
         order, grid = _placed(planes, paths, tilt, hint=volume is None and len(headers) > 1)
         first = own[order[0]][0]
-        factor, unit, notes = _units(headers, planes[0])
+        factor, unit, notes = _units(headers, own)
         frames = [
             StackFrame(header, plane.frame, plane.layout, meaning_of(plane, header, factor=factor, padding=padding))
             for header, plane in own
@@ -175,9 +175,12 @@ def _placed(planes: list[Plane], paths: list[Path], tilt: str, *, hint: bool) ->
         raise GeometryError(f"{error}; {_several(parts)}") from error
 
 
-def _units(headers: list[Header], plane: Plane) -> tuple[float, str, tuple[str, ...]]:
+def _units(headers: list[Header], own: list[tuple[Header, Plane]]) -> tuple[float, str, tuple[str, ...]]:
     """A factor for SUV, the unit of the values, and why they are not in SUV where that could be."""
-    unit = unit_of(headers[0], plane)
+    units = {unit_of(header, plane) for header, plane in own}
+    if len(units) > 1:
+        raise ReadError(f"DICOM: the values of the slices are in different units, {', '.join(sorted(units))}")
+    (unit,) = units
     if modality_of(headers[0]) != "PT" or unit not in {"Bq/ml", "counts"}:
         return 1.0, unit, ()
     factor, reason = suv_factor(headers)

@@ -21,6 +21,8 @@ from sagittal.read.limits import as_read_error
 from sagittal.types import Floats
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+#: Frames of one file; the longest recordings in use have some ten thousand.
+_MOST_FRAMES = 2**16
 #: Functional groups that say what kind of frame it is.
 _FRAME_TYPES = (
     "MRImageFrameTypeSequence",
@@ -138,6 +140,8 @@ class _Groups:
 
 
 def _groups(header: Header, frames: int) -> Iterator[_Groups]:
+    if frames > _MOST_FRAMES:
+        raise ReadError(f"DICOM: declares {frames:,} frames; at most {_MOST_FRAMES:,} are read")
     shared = header.get("SharedFunctionalGroupsSequence")
     own = header.get("PerFrameFunctionalGroupsSequence") or []
     if own and len(own) != frames:

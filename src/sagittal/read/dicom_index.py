@@ -60,12 +60,12 @@ _CREATORS = {
     0x20010010: ("Philips Imaging DD 001",),
     0x20050010: ("Philips MR Imaging DD 001",),
 }
-#: SOP classes whose frames carry functional groups: enhanced and legacy converted CT, MR and PET, breast tomography and
-#: tomosynthesis, 3-D X-ray, ultrasound volumes, parametric maps, ophthalmic tomography.
+#: SOP classes whose frames may carry functional groups: enhanced and legacy converted CT, MR and PET, breast tomography
+#: and tomosynthesis, 3-D X-ray, ultrasound volumes, multi-frame secondary captures, parametric maps, ophthalmic tomography.
 _WITH_GROUPS = frozenset(
     f"1.2.840.10008.5.1.4.1.1.{n}"
     for n in (
-        "2.1", "2.2", "4.1", "4.3", "4.4", "6.2", "13.1.1", "13.1.2", "13.1.3", "13.1.4", "13.1.5", "30", "77.1.5.4",
+        "2.1", "2.2", "4.1", "4.3", "4.4", "6.2", "7.1", "7.2", "7.3", "7.4", "13.1.1", "13.1.2", "13.1.3", "13.1.4", "13.1.5", "30", "77.1.5.4",
         "128.1", "130",
     )
 )  # fmt: skip

@@ -24,6 +24,8 @@ SAME_ORIENTATION = 1e-3
 SAME_DEPTH_MM = 0.01
 #: And those that are shifted within their plane by more do not, mm.
 _SAME_PLANE_MM = 0.5
+#: Different orientations or places that a frame is compared with, so that thousands of them end in time.
+_MOST_COMPARED = 200
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,8 @@ def clusters(values: list[tuple[float, ...] | None], tolerance: float) -> list[i
     known: dict[tuple[float, ...] | None, int] = {}
     for value in values:
         if value not in known:
-            near = next((n for n, other in enumerate(seen) if _close(value, other, tolerance)), None)
+            some = seen[:_MOST_COMPARED]
+            near = next((n for n, other in enumerate(some) if _close(value, other, tolerance)), None)
             if near is None:
                 near = len(seen)
                 seen.append(value)
@@ -231,7 +234,8 @@ def _places(frames: Sequence[Traits], members: list[int]) -> list[tuple[int, int
     starts: dict[int, list[Floats]] = defaultdict(list)
     places = []
     for n, at in zip(level.tolist(), positions, strict=True):
-        near = next((k for k, other in enumerate(starts[n]) if np.linalg.norm(at - other) <= _SAME_PLANE_MM), None)
+        some = starts[n][:_MOST_COMPARED]
+        near = next((k for k, other in enumerate(some) if np.linalg.norm(at - other) <= _SAME_PLANE_MM), None)
         if near is None:
             near = len(starts[n])
             starts[n].append(at)

@@ -167,6 +167,8 @@ def unit_of(header: Header, plane: Plane) -> str:
         unit = {"BQML": "Bq/ml", "GML": "SUV", "CNTS": "counts"}.get(code_of(header.get("Units")), "1")
         return "g/ml" if unit == "SUV" and code_of(header.get("SUVType")) not in {"", "BW"} else unit
     kind = code_of(source.get("RescaleType"))
+    if "ModalityLUTSequence" in source:
+        kind = code_of(source["ModalityLUTSequence"].value[0].get("ModalityLUTType")) or "US"
     if kind == "HU" or (modality == "CT" and kind == "" and "RescaleSlope" in source):
         return "HU"
     return "1"
