@@ -397,6 +397,14 @@ def test_single_frame_enhanced_files_of_two_echoes(write_slice, tmp_path):
     assert _volumes(tmp_path / "e") == {"echo1": _stack(0, 3), "echo2": _stack(1, 3)}
 
 
+def test_numbers_that_are_none_tell_nothing_apart(write_slice, tmp_path):
+    nan = float("nan")
+    groups = [{"MRDiffusionSequence": _sequence(DiffusionBValue=b)} for b in (nan, 0.0)]
+    frames = [(100 * v + k, 2.5 * k, groups[v]) for v in (0, 1) for k in range(3)]
+    _enhanced(write_slice, "e/a.dcm", frames)
+    assert _volumes(tmp_path / "e") == {"other": _stack(0, 3), "b0": _stack(1, 3)}
+
+
 # ---- the law of splitting
 
 

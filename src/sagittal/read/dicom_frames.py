@@ -170,12 +170,12 @@ def _told(groups: _Groups, header: Header) -> tuple[dict[str, Any], dict[str, fl
     }
     for name, value in numbers.items():
         first = value if value is None or isinstance(value, str | int | float) else next(iter(value), None)
-        if first is not None:
+        if first is not None and np.isfinite(float(first)):
             told[name] = round(float(first), 3)
     if "b" in told:
         gradient = groups.find(diffusion).get("DiffusionGradientDirectionSequence")
-        vector = gradient[0].get("DiffusionGradientOrientation") if gradient else None
-        told["direction"] = tuple(round(float(v), 2) for v in vector) if vector is not None and told["b"] else ()
+        vector = _numbers(gradient[0], "DiffusionGradientOrientation", 3) if gradient and told["b"] else None
+        told["direction"] = () if vector is None else tuple(np.round(vector, 2).tolist())
     stack = groups.value("FrameContentSequence", "StackID")
     if stack is not None:
         told["stack"] = str(stack)
@@ -185,7 +185,7 @@ def _told(groups: _Groups, header: Header) -> tuple[dict[str, Any], dict[str, fl
         told.update({f"index{d}": int(v) for d, v in enumerate(values[:8])})
     order = {}
     trigger = groups.value("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")
-    if trigger is not None:
+    if trigger is not None and np.isfinite(float(trigger)):
         order["trigger"] = float(trigger)
     moment = datetime_s(groups.value("FrameContentSequence", "FrameAcquisitionDateTime"))
     if moment is not None:
