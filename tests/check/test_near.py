@@ -37,7 +37,7 @@ COPIES = {
     "double": lambda p: resize(p, 2, Pillow.Resampling.BILINEAR),
     "left-right": lambda p: p[:, ::-1],
     "upside down": lambda p: p[::-1],
-    "turned": lambda p: np.rot90(p),
+    "turned": np.rot90,
     "transposed": lambda p: p.T,
     "brighter": lambda p: np.clip(p * 1.15 + 8, 0, 255).astype(np.uint8),
     "everything": lambda p: jpeg(resize(np.ascontiguousarray(p[:, ::-1]), 0.6), 60),
@@ -175,7 +175,9 @@ def test_real_copies_in_official_splits(bench_data):
     from sagittal.image import Image
 
     images = [Image(p.T[np.newaxis, :, :, np.newaxis], Grid((28, 28, 1)), bits=8) for p in stored]
-    found = {(pair.first, pair.second) for pair in find_near(np.stack([describe(i) for i in images]), [28] * len(images))}
+    found = {
+        (pair.first, pair.second) for pair in find_near(np.stack([describe(i) for i in images]), [28] * len(images))
+    }
     plain = np.triu(np.corrcoef(stored.reshape(len(stored), -1)), 1)
     certain = {(int(a), int(b)) for a, b in np.argwhere(plain > 0.99)}
     assert certain

@@ -171,5 +171,7 @@ def _answer(case: Case, facts: Mapping[str, CaseFacts]) -> Hashable | None:
 
 def _same_file(pair: Pair) -> bool:
     """Whether both cases name one file: told from the labels alone already."""
-    files = [tuple((s.files, s.member) for s in case.images.values()) for case in (pair.first, pair.second)]
-    return files[0] == files[1]
+    first, second = (
+        [(source.files, source.member) for source in case.images.values()] for case in (pair.first, pair.second)
+    )
+    return first == second and all(files or member for files, member in first)

@@ -116,7 +116,9 @@ def _conflicts(labelled: list[Case]) -> Iterator[Finding]:
     """The same image, by its place on disk, with different answers."""
     seen: dict[object, list[Case]] = defaultdict(list)
     for case in labelled:
-        seen[tuple((s.files, s.member) for s in case.images.values())].append(case)
+        places = tuple((s.files, s.member) for s in case.images.values())
+        if all(files or member for files, member in places):  # else it was made in memory, and has no place
+            seen[places].append(case)
     conflicting: list[str] = []
     doubled: list[str] = []
     for same in seen.values():

@@ -63,7 +63,7 @@ def check_files(dataset: Dataset) -> Iterator[Finding]:
         yield Finding(
             leak_severity(dataset),
             "file-in-two-splits",
-            f"{len(pairs)} pairs of cases in two splits have the same files, byte by byte ({' = '.join(pairs[0])}): scores on the held-out "
+            f"{len(pairs)} pair{'s' * (len(pairs) > 1)} of cases in two splits have the same files, byte by byte ({' = '.join(pairs[0])}): scores on the held-out "
             "split would be too good. Remove the copies from training.",
             cases,
             pairs,

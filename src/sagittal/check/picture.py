@@ -44,7 +44,8 @@ def draw(image: Image, mask: Segmentation | None = None, side: int = SMALL) -> b
         pixels = _outlined(pixels, image.grid, mask, k, places)
     file = io.BytesIO()
     picture = pixels[..., 0] if np.array_equal(pixels[..., 0], pixels[..., 1]) and mask is None else pixels
-    Pictures.fromarray(picture).save(file, "JPEG", quality=78, optimize=True)
+    # A line of one pixel needs its colour in every pixel.
+    Pictures.fromarray(picture).save(file, "JPEG", quality=78, optimize=True, subsampling=2 if mask is None else 0)
     return file.getvalue()
 
 
