@@ -283,6 +283,33 @@ def test_an_angiography_keeps_its_pixel_size_but_time_is_no_distance(write_slice
     np.testing.assert_allclose(grid.spacing, [0.1, 0.2, np.nan])
 
 
+def test_a_legacy_converted_file_equals_the_slices_it_was_made_of(write_series, tmp_path):
+    legacy = pytest.importorskip("highdicom.legacy")
+    volume = np.random.default_rng(0).integers(0, 1000, (4, 5, 7)).astype(np.int16)
+    fields = {
+        "Modality": "MR", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.4", "FrameOfReferenceUID": "1.2.3", "Manufacturer": "M",
+        "StudyDate": "20260101", "StudyTime": "120000", "StudyID": "1", "SeriesNumber": 1, "AccessionNumber": "",
+        "PatientBirthDate": "", "PatientSex": "", "ReferringPhysicianName": "", "PatientPosition": "HFS",
+        "PositionReferenceIndicator": "", "ImageType": ["ORIGINAL", "PRIMARY", "M"], "SliceThickness": 2.5,
+        "RescaleSlope": lambda n: n + 1, "RescaleIntercept": -3, "RescaleType": "US", "BurnedInAnnotation": "NO",
+    }  # fmt: skip
+    paths = write_series("s", volume, [0.0, 2.5, 5.0, 7.5], **fields)
+    plain = read_dicom_series(paths)
+    converted = legacy.LegacyConvertedEnhancedMRImage(
+        [pydicom.dcmread(path) for path in paths],
+        series_instance_uid="1.2.3.9",
+        series_number=2,
+        sop_instance_uid="1.2.3.10",
+        instance_number=1,
+    )
+    converted.save_as(tmp_path / "legacy.dcm")
+    image = read_dicom(tmp_path / "legacy.dcm")
+    np.testing.assert_array_equal(image.data, plain.data)
+    assert image.grid.same_place(plain.grid, 1e-6)
+    (part,) = group([tmp_path / "legacy.dcm"])
+    assert part.volume == ""
+
+
 REGION = {
     "RegionSpatialFormat": 1,
     "PhysicalUnitsXDirection": 3,
@@ -407,6 +434,27 @@ def test_burned_in_annotation_is_said_or_not(write_slice, said, known):
     path = write_slice("a.dcm", RAMP, BurnedInAnnotation=said, Modality="US")
     assert read_dicom(path).burned_in is known
     assert index_file(path).burned_in is known
+
+
+def test_a_modality_table_in_hounsfield_units_says_so(write_slice):
+    item = Dataset()
+    item.LUTDescriptor = [4, 0, 16]
+    item.add_new(0x00283006, "US", [100, 200, 400, 900])
+    item.ModalityLUTType = "HU"
+    path = write_slice("a.dcm", np.array([[0, 1], [2, 3]], np.uint16), ModalityLUTSequence=Sequence([item]))
+    assert read_dicom(path).unit == "HU"
+
+
+def test_slices_of_different_units_are_refused(write_series):
+    paths = write_series("s", np.zeros((3, 4, 4), np.int16), [0, 1, 2], RescaleType=lambda n: "HU" if n else "US")
+    with pytest.raises(ReadError, match="different units, 1, HU"):
+        read_dicom_series(paths)
+
+
+def test_an_absurd_number_of_frames_is_refused_at_once(write_slice):
+    fields = {"NumberOfFrames": 100_000, "PixelData": bytes(100_000)}
+    with pytest.raises(ReadError, match="declares 100,000 frames; at most 65,536 are read"):
+        read_dicom(write_slice("a.dcm", np.zeros((1, 1), np.uint8), **fields))
 
 
 # ---- SUV

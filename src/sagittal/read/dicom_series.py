@@ -25,7 +25,7 @@ SAME_DEPTH_MM = 0.01
 #: And those that are shifted within their plane by more do not, mm.
 _SAME_PLANE_MM = 0.5
 #: Different orientations or places that a frame is compared with, so that thousands of them end in time.
-_MOST_COMPARED = 200
+_MOST_COMPARED = 600
 
 
 @dataclass(frozen=True)
