@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from sagittal.errors import ConfigError, DataError, ReadError, SagittalError
 from sagittal.read.open_dataset import LAYOUTS, open_dataset
+from sagittal.read.requested import find_requested
 from sagittal.read.studies import find_studies
 
 
@@ -608,6 +609,19 @@ def test_studies_that_are_not_there(tmp_path):
     ):
         with pytest.raises(ReadError, match=message):
             find_studies(source)
+
+
+def test_what_is_asked_for_and_not_there_is_a_failure_of_its_own(tmp_path, write_png):
+    write_png("in/a.png")
+    write_png("in/b.png")
+    (tmp_path / "list.txt").write_text(f"# chosen\n{tmp_path}/in/b.png\n\n")
+    wanted = [str(tmp_path / "in" / "[a].png"), f"@{tmp_path}/list.txt", "n" * 300, "a\0b", str(tmp_path / "*.dcm")]
+    cases, failures = find_requested(wanted)
+    assert [c.id for c in cases] == ["a", "b"]
+    assert [f.case for f in failures] == wanted[2:]
+    assert failures[2].error.endswith("*.dcm: there is no such file, folder or match")
+    with pytest.raises(ReadError, match="no study was found in an empty list"):
+        find_requested([])
 
 
 def test_views_of_a_radiograph_are_cases_of_their_own(write_slice, tmp_path):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterable
 from pathlib import Path
 
 from sagittal.case import Case
 from sagittal.errors import ReadError
 from sagittal.prediction import Failure
+from sagittal.read.files import expand
 from sagittal.read.studies import find_studies
 
 
@@ -24,11 +24,9 @@ def find_requested(studies: str | Path | Iterable[str | Path]) -> tuple[list[Cas
     paths: list[Path] = []
     failures: list[Failure] = []
     for text in _listed(wanted):
-        if Path(text).exists():
-            paths.append(Path(text))
-        elif found := sorted(glob.glob(text, recursive=True)):
-            paths += map(Path, found)
-        else:
+        try:
+            paths += expand([text])
+        except ReadError:
             failures.append(Failure(text, f"{text}: there is no such file, folder or match", ReadError.__name__))
     cases = list(find_studies(paths)) if paths else []
     if not cases and not failures:
