@@ -9,6 +9,7 @@ import pytest
 from PIL import Image as Pictures
 
 from sagittal.errors import MissingPackageError, ReadError
+from sagittal.read.label_map import read_label_map
 from sagittal.read.open_image import read_image
 from sagittal.read.raster import read_raster, turn
 
@@ -100,6 +101,19 @@ def test_every_orientation_is_applied(tmp_path, orientation):
     Pictures.fromarray(flat).save(tmp_path / "a.jpg", exif=exif, quality=98)
     found = read_raster(tmp_path / "a.jpg").data[0, :, :, 0].T
     assert np.abs(found - turn(flat, orientation)).max() <= 3
+
+
+def test_masks_with_a_palette_are_turned_as_their_images_are(tmp_path):
+    indices = (GREY % 3).astype(np.uint8)
+    exif = Pictures.Exif()
+    exif[0x0112] = 6
+    mask = Pictures.new("P", (7, 5))
+    mask.putdata(indices.ravel().tolist())
+    mask.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    for suffix in ("tif", "png"):
+        mask.save(tmp_path / f"a.{suffix}", exif=exif)
+        found = read_label_map([tmp_path / f"a.{suffix}"], structures={"a": [1], "b": [2]})
+        np.testing.assert_array_equal(found.layers[0, :, :, 0].T, np.rot90(indices, -1))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])

@@ -162,6 +162,18 @@ def test_the_even_odd_rule_equals_counting_crossings(corners):
             assert found[j, i] == (crossings % 2 == 1)
 
 
+def test_a_contour_of_very_many_crossings_takes_little_memory():
+    """A comb of 60,000 edges across 500 rows: 30 million crossings."""
+    import resource
+
+    x = np.repeat(np.linspace(1, 90, 30_000), 2)
+    points = np.c_[x, np.tile([0.5, 500.5], 30_000)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    mask = fill_even_odd(points, (100, 501))
+    assert mask.shape == (501, 100)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024
+
+
 def test_neighbours_that_share_an_edge_share_no_voxel():
     """Corners on the centres themselves: each voxel of the whole belongs to exactly one part."""
     left, right = np.array([[2, 2], [5, 2], [5, 8], [2, 8]]), np.array([[5, 2], [9, 2], [9, 8], [5, 8]])

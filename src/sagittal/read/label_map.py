@@ -188,7 +188,8 @@ def _palette_indices(path: Path) -> Array | None:
 
     with as_read_error("label map"):
         try:
-            with Pictures.open(path, formats=("PNG", "TIFF", "BMP")) as picture:
+            # Not by its path, for the reason that stands in read/raster.py.
+            with path.open("rb") as file, Pictures.open(file, formats=("PNG", "TIFF", "BMP")) as picture:
                 if picture.mode != "P" or getattr(picture, "n_frames", 1) > 1:
                     return None
                 check_size(picture.size, "label map", limit=MAX_FRAME_VALUES)

@@ -29,6 +29,8 @@ _CLOSED = {"CLOSED_PLANAR", "CLOSEDPLANAR_XOR"}
 _FLAT = 0.1
 #: Contours may reach out of the image by this much, voxels.
 _BORDER = 1.0
+#: Crossings of edges and rows that are held at once.
+_CROSSINGS = 2**21
 #: One contour lies in another where no more than this part of it lies outside.
 _INSIDE = 0.02
 
@@ -243,10 +245,14 @@ def fill_even_odd(points: Floats, size: tuple[int, int]) -> Array:
     # An edge crosses the rows from its lower end on, up to its upper end without it, so that corners count once.
     first = np.clip(np.ceil(np.minimum(y0, y1)), 0, rows).astype(int)
     counts = np.maximum(np.clip(np.ceil(np.maximum(y0, y1)), 0, rows).astype(int) - first, 0)
-    edge = np.repeat(np.arange(len(x0)), counts)
-    row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + first[edge]
-    across = x0[edge] + (row - y0[edge]) * (x1[edge] - x0[edge]) / (y1[edge] - y0[edge])
-    start = np.clip(np.ceil(across), 0, columns).astype(int)
+    turns = np.zeros(rows * (columns + 1), dtype=np.int64)
+    parts = -(-int(counts.sum()) // _CROSSINGS)
+    for some in np.array_split(np.arange(len(x0)), max(parts, 1)):
+        n = counts[some]
+        edge = np.repeat(some, n)
+        row = np.arange(len(edge)) - np.repeat(np.cumsum(n) - n, n) + first[edge]
+        across = x0[edge] + (row - y0[edge]) * (x1[edge] - x0[edge]) / (y1[edge] - y0[edge])
+        start = np.clip(np.ceil(across), 0, columns).astype(int)
+        turns += np.bincount(row * (columns + 1) + start, minlength=len(turns))
     # Each crossing turns all voxels to its right over.
-    turns = np.bincount(row * (columns + 1) + start, minlength=rows * (columns + 1)).reshape(rows, columns + 1)
-    return np.asarray(np.cumsum(turns[:, :columns], axis=1) % 2 == 1)
+    return np.asarray(np.cumsum(turns.reshape(rows, columns + 1)[:, :columns], axis=1) % 2 == 1)
