@@ -278,3 +278,42 @@ def test_series_and_archives_tell_the_case_and_no_file(tmp_path, write_series, p
             source.load()
         assert "Secret" not in str(caught.value)
     assert read_dicom_series(sorted((tmp_path / "ct").glob("*.dcm"))).grid.shape == VOLUME.shape
+
+
+@pytest.mark.parametrize("way", ["dicom_seg", "rtstruct", "seg_nrrd"])
+def test_mutated_outlines_end_in_a_segmentation_or_in_our_errors(tmp_path, placed, write_seg, write_rtstruct, way):
+    images = sorted((tmp_path / "ct").glob("*.dcm"), reverse=True)
+    labels = np.random.default_rng(2).integers(0, 3, (SLICES, ROWS, COLUMNS)).astype(np.uint8)
+    box = [[[2.5, 1.5, 1], [3.5, 1.5, 1], [3.5, 4.5, 1], [2.5, 4.5, 1]]]
+    if way == "dicom_seg":
+        path = write_seg(tmp_path / "seed", images, labels)
+    elif way == "rtstruct":
+        path = write_rtstruct(tmp_path / "seed", images, {"a": box, "b": box})
+    else:
+        path = tmp_path / "seed"
+        text = nrrd_header("Segment0_Name:=a\nSegment0_LabelValue:=1\nSegment1_Name:=b\nSegment1_LabelValue:=2\n")
+        path.write_bytes(text + labels.transpose(2, 1, 0).astype(np.int16).tobytes(order="F"))
+    raw = path.read_bytes()
+    rng = np.random.default_rng(3)
+    told: list[str] = []
+    count = 0
+    files = (tmp_path / f"mutant{'' if way != 'seg_nrrd' else '.nrrd'}", *(images if way == "rtstruct" else ()))
+    for _ in range(250):
+        mutant = bytearray(raw)
+        for _ in range(rng.integers(1, 4)):
+            at, length = int(rng.integers(len(mutant))), int(rng.integers(1, 12))
+            if rng.integers(3):
+                mutant[at : at + length] = rng.integers(0, 256, length, dtype=np.uint8).tobytes()
+            else:
+                del mutant[at : at + length]
+        files[0].write_bytes(bytes(mutant))
+        try:
+            found = make_mask_source("x", way, files).load()
+        except SagittalError as error:
+            told.append(str(error))
+        else:
+            assert found.layers.shape[1:] == found.grid.shape
+            count += 1
+    assert count > 0
+    assert told
+    assert not any("SECRET" in text for text in told)
