@@ -56,7 +56,7 @@ def read_dicom_series(
     Parameters
     ----------
     paths : sequence of Path
-        The files of one series, in any order. Copies of one instance count once.
+        The files of one series, in any order. Copies of one instance count once, also in another transfer syntax.
     volume : str, optional
         Which volume of several (echoes, b-values, phases ...), by the label that
         :func:`sagittal.read.dicom_series.split_series` gives it, such as ``"echo2"``. A message lists them.
@@ -86,7 +86,8 @@ def read_dicom_series(
     with as_read_error("DICOM"):
         headers = open_series(paths)
         if len(headers) < len(paths):
-            paths = _check_copies(paths)
+            paths = _without_copies(paths)
+            headers = open_series(paths)
         own = [(header, plane) for header in headers for plane in planes_of(header)]
         own = _chosen(own, headers, paths, volume)
         if len(headers) == 1 and len(own) == 1 and is_mosaic(headers[0]):
@@ -113,12 +114,16 @@ def read_dicom_series(
         )
 
 
-def _check_copies(paths: list[Path]) -> list[Path]:
-    """The files of different instances; those of one must be equal."""
+def _without_copies(paths: list[Path]) -> list[Path]:
+    """The files of different instances; those of one must be equal, or the same image in another transfer syntax."""
     first: dict[str, Path] = {}
     for path in paths:
-        uid = index_object(path).uid or str(path)
-        if not filecmp.cmp(first.setdefault(uid, path), path, shallow=False):
+        known = first.setdefault(index_object(path).uid or str(path), path)
+        if known is path or filecmp.cmp(known, path, shallow=False):
+            continue
+        one, other = read_dicom(known), read_dicom(path)
+        same = one.grid.same_place(other.grid, 1e-6) and one.unit == other.unit
+        if not same or not np.array_equal(one.data, other.data):
             raise ReadError(
                 "DICOM: two files carry the same SOP Instance UID and differ; which of them is true cannot be told. "
                 "Keep the right one."

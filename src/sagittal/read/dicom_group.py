@@ -50,7 +50,7 @@ def series_name(instance: Instance) -> str:
 
 
 def sort_series(members: list[Instance]) -> list[Group]:
-    """The images in the files of one series of one patient."""
+    """The images in the files of one series of one patient, its volumes in a fixed order."""
     members = sorted(members, key=lambda m: (m.number, str(m.path)))
     members, twins = _without_copies(members)
     bundles: dict[str, list[Instance]] = defaultdict(list)
@@ -95,7 +95,7 @@ def _group(members: list[Instance], twins: dict[Path, list[Path]], part: Part | 
     files = [file for member in members for file in (member.path, *twins.get(member.path, ()))]
     reasons = [part.reason] if part and part.reason else []
     if len(files) > len(members):
-        reasons.append("files of one SOP Instance UID differ, so it is refused when read")
+        reasons.append("files of one SOP Instance UID differ; they are compared when read")
     return Group(tuple(files), members[0], part.label if part else "", "; ".join(reasons), volume)
 
 

@@ -115,7 +115,13 @@ def sort_files(paths: Iterable[Path]) -> tuple[list[Group], list[Skipped]]:
             skipped.append(Skipped(series_name(found), f"{what}, not an image of a patient"))
     for members in series.values():
         groups += sort_series(members)
-    return sorted(groups, key=lambda g: str(g.files[0])), skipped
+    # The volumes of a series stay together, in their own order, where its first file stands.
+    places: dict[str, str] = {}
+    for made in groups:
+        if made.dicom and made.label:
+            where = str(made.files[0])
+            places[made.dicom.series] = min(where, places.get(made.dicom.series, where))
+    return sorted(groups, key=lambda g: places[g.dicom.series] if g.dicom and g.label else str(g.files[0])), skipped
 
 
 def _listed(paths: Iterable[Path], groups: list[Group], skipped: list[Skipped]) -> Iterator[Path]:
