@@ -175,8 +175,15 @@ def _cell(value: Any) -> str:
 
 
 def findings_text(findings: Findings) -> str:
-    """Errors, warnings and notes, each with what to do."""
-    lines = [f"{finding.severity}: {finding.message}" for finding in findings]
+    """Findings grouped by how bad they are, each with its code and what to do; then whether training may start."""
+    from sagittal.check.findings import SEVERITIES
+
+    lines: list[str] = []
+    for severity in SEVERITIES:
+        found = findings.of(severity)
+        if found:
+            lines.append(f"{len(found)} {severity}{'s' * (len(found) > 1)}")
+            lines += [f"  {finding.code}: {finding.message}" for finding in found]
     return "\n".join(
         [*lines, "ready for training" if findings.may_train else "not ready for training: mend the errors"]
     )
