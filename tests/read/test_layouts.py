@@ -569,6 +569,86 @@ def test_a_tree_with_the_wrong_table_says_so(tree):
         open_dataset(tree / "tree", layout="dicom_tree")
 
 
+# ---- several series of a study as the images of one case
+
+
+@pytest.fixture
+def studies(tmp_path, write_series):
+    """Two studies of T1, FLAIR and a localizer; a third with two T1 and no FLAIR."""
+    for study, series in (
+        ("1", ("T1 ANNA", "FLAIR", "loc")),
+        ("2", ("t1 pre", "Sag FLAIR fs", "loc")),
+        ("3", ("T1", "T1")),
+    ):
+        for n, text in enumerate(series):
+            fields = {
+                "StudyInstanceUID": f"1.{study}",
+                "SeriesInstanceUID": f"1.{study}.{n}",
+                "SeriesDescription": text,
+            }
+            volume = np.full((3, 4, 4), 10 * int(study) + n, np.int16)
+            write_series(f"tree/{study}/{n}", volume, [0, 1, 2.0], Modality="MR", PatientID=f"P{study}", **fields)
+    return tmp_path
+
+
+def test_series_of_a_study_are_the_images_of_one_case(studies):
+    labels = _table(studies / "t.csv", "StudyInstanceUID,label\n1.1,a\n1.2,b\n1.3,a\n")
+    for options in ({"labels": labels}, {}):
+        dataset = open_dataset(studies / "tree", images="T1=*T1*,FLAIR=*FLAIR*", **options)
+        assert dataset.layout == ("dicom_tree" if options else "files")
+        assert len(dataset) == len(dataset.patients) == 2
+        for number, case in enumerate(dataset, start=1):
+            assert case.id.startswith("study-")
+            assert [float(case.image(name).data.max()) + 1024 for name in ("T1", "FLAIR")] == [
+                10 * number,
+                10 * number + 1,
+            ]
+        assert (dataset.scheme.classes if options else dataset.scheme) == (("a", "b") if options else None)
+        reasons = sorted(one.reason for one in dataset.skipped)
+        assert reasons == [
+            "2 series fit the pattern of 'T1', no series fits the pattern of 'FLAIR'; expected one for each (--images)",
+            *["a series that no pattern of --images names"] * 2,
+        ]
+        shown = repr([(c.id, c.patient, c.source) for c in dataset]) + repr(dataset.skipped) + repr(dataset.notes)
+        assert "ANNA" not in shown
+
+
+def test_series_are_joined_in_dicom_studies_only(studies, write_png):
+    with pytest.raises(ConfigError, match="expected a name and a pattern of the SeriesDescription"):
+        open_dataset(studies / "tree", images="*T1*")
+    write_png("pictures/a/1.png")
+    write_png("pictures/b/1.png")
+    with pytest.raises(ConfigError, match="joins the series of DICOM studies; this source is of the layout 'folders'"):
+        open_dataset(studies / "pictures", images="T1=*")
+
+
+def test_a_real_study(bench_data):
+    dataset = open_dataset(bench_data / "dicom" / "brain_mr_study", images="T1=t1pre*,FLAIR=*flair*")
+    (case,) = dataset
+    assert {case.image(name).modality for name in case.images} == {"MR"}
+    assert len(dataset.skipped) == 3
+
+
+def test_series_of_one_study_are_no_classes(bench_data, studies):
+    assert open_dataset(bench_data / "dicom" / "brain_mr_study").layout == "files"
+    assert open_dataset(studies / "tree" / "1").layout == "files"
+
+
+def test_masks_in_the_folders_of_classes_are_no_images(tmp_path, write_png):
+    for name in (
+        "benign/1.png",
+        "benign/1_mask.png",
+        "malignant/2.png",
+        "malignant/2_mask.png",
+        "malignant/2_mask_1.png",
+    ):
+        write_png(name)
+    dataset = open_dataset(tmp_path)
+    assert (dataset.layout, [c.id for c in dataset]) == ("folders", ["benign/1", "malignant/2"])
+    assert {one.reason for one in dataset.skipped} == {"a mask of another image"}
+    assert len(dataset.skipped) == 3
+
+
 # ---- studies
 
 

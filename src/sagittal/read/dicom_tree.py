@@ -12,6 +12,7 @@ from sagittal.read import columns
 from sagittal.read.files import Group, image_files, sort_files
 from sagittal.read.sources import patient_key
 from sagittal.read.studies import group_name, image_source
+from sagittal.read.study_images import join_series, parse_images
 from sagittal.read.table import find_roles, make_row_case, names_images, open_table
 from sagittal.read.table_file import Rows, read_table
 
@@ -32,7 +33,7 @@ def open_dicom_tree(request: Request) -> Dataset:
 
     Headers alone are read. Names of cases are the modality, a hash of the series and what tells a volume from the others
     of its series; patients are hashed PatientIDs. Series that are not in the table, objects that are no images, and rows
-    without series are reported as skipped.
+    without series are reported as skipped. Where `images` names several series by patterns, each study is one case.
 
     Raises
     ------
@@ -40,6 +41,7 @@ def open_dicom_tree(request: Request) -> Dataset:
         If no column of the table holds identifiers of the tree, or a named column does not exist.
     """
     root = Path(request.source)
+    patterns = parse_images(request.images) if request.images else {}
     if request.labels is None:
         raise DataError("a tree of DICOM files needs a table of labels: give it with labels=...")
     table = read_table(Path(request.labels), sheet=request.sheet)
@@ -72,6 +74,16 @@ def open_dicom_tree(request: Request) -> Dataset:
                 else "a second row for the same study"
             )
             skipped.append(Skipped(f"row-{row + 1:04d}", why))
+        if patterns and named[row]:
+            joined, left = join_series(named[row], patterns)
+            skipped += left
+            named[row] = []
+            for name, images in joined:
+                first = next(iter(images.values()))
+                sources = {key: image_source(name, found) for key, found in images.items()}
+                who = patient_key(first.dicom.patient) if first.dicom and first.dicom.patient else None
+                where = first.files[0].relative_to(root).parent.as_posix()
+                cases.append(make_row_case(name, sources, table, row, roles, truths, source=where, patient=who))
         for name, found in named[row]:
             patient = patient_key(found.dicom.patient) if found.dicom and found.dicom.patient else None
             where = found.files[0].relative_to(root).parent.as_posix() + (f" ({found.reason})" if found.reason else "")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sagittal.case import Case
 from sagittal.dataset import Dataset, Skipped
 from sagittal.errors import DataError
-from sagittal.read.files import SPLIT_NAMES, group, image_files
-from sagittal.read.studies import make_case, unique
+from sagittal.read.dicom_group import Group
+from sagittal.read.files import SPLIT_NAMES, group, image_files, sort_files
+from sagittal.read.pairs import mask_files
+from sagittal.read.sources import patient_key
+from sagittal.read.studies import group_name, image_source, make_case, unique
+from sagittal.read.study_images import join_series, parse_images
 from sagittal.read.truths import scheme_of
 
 if TYPE_CHECKING:
@@ -46,7 +51,7 @@ def open_folders(request: Request) -> Dataset:
 
 
 def open_files(request: Request) -> Dataset:
-    """Images that lie in a folder without labels: cases without truth.
+    """Images that lie in a folder without labels: cases without truth; of several series each where `images` says so.
 
     Raises
     ------
@@ -55,7 +60,12 @@ def open_files(request: Request) -> Dataset:
     """
     root = Path(request.source)
     skipped: list[Skipped] = []
-    cases = unique(_cases(root, root, skipped)) if root.is_dir() else [make_case(g, root.parent) for g in group([root])]
+    if request.images:
+        cases = _studies(root, parse_images(request.images), skipped)
+    else:
+        cases = (
+            unique(_cases(root, root, skipped)) if root.is_dir() else [make_case(g, root.parent) for g in group([root])]
+        )
     if not cases:
         raise DataError(
             f"'{root.name}' holds no images that can be read"
@@ -77,10 +87,35 @@ def class_folders(root: Path) -> list[tuple[str, str | None, Path]]:
 
 
 def _cases(folder: Path, root: Path, skipped: list[Skipped]) -> list[Case]:
+    return [make_case(found, root) for found in _groups(folder, root, skipped)]
+
+
+def _groups(folder: Path, root: Path, skipped: list[Skipped]) -> list[Group]:
     files = image_files(folder)
-    empty = [f for f in files if f.stat().st_size == 0]
-    skipped += [Skipped(f.relative_to(root).as_posix(), "the file is empty (0 bytes)") for f in empty]
-    return [make_case(g, root) for g in group(f for f in files if f not in set(empty))]
+    empty = {f for f in files if f.stat().st_size == 0}
+    masks = mask_files(files) - empty
+    skipped += [Skipped(f.relative_to(root).as_posix(), "the file is empty (0 bytes)") for f in files if f in empty]
+    skipped += [Skipped(f.relative_to(root).as_posix(), "a mask of another image") for f in files if f in masks]
+    groups, left = sort_files(f for f in files if f not in empty | masks)
+    skipped += left
+    return groups
+
+
+def _studies(root: Path, patterns: Mapping[str, str], skipped: list[Skipped]) -> list[Case]:
+    """A case for each study whose series the patterns name."""
+    groups = _groups(root, root, skipped)
+    plain = [g.files[0].relative_to(root).as_posix() for g in groups if g.dicom is None]
+    skipped += [Skipped(name, "no DICOM series, which --images is about") for name in plain]
+    joined, left = join_series([(group_name(g), g) for g in groups if g.dicom is not None], patterns)
+    skipped += left
+    cases = []
+    for name, images in joined:
+        first = next(iter(images.values()))
+        patient = patient_key(first.dicom.patient) if first.dicom and first.dicom.patient else name
+        where = first.files[0].relative_to(root).parent.as_posix()
+        sources = {key: image_source(name, found) for key, found in images.items()}
+        cases.append(Case(name, patient, sources, source=where))
+    return unique(cases)
 
 
 def _with(case: Case, truth: object, split: str | None) -> Case:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sagittal.dataset import Dataset
-from sagittal.errors import ConfigError, DataError, ReadError, nearest
+from sagittal.errors import ConfigError, DataError, ReadError, SagittalError, nearest
 from sagittal.read.archive import is_archive
 from sagittal.read.coco import is_coco, open_coco
 from sagittal.read.dicom import read_dicom
+from sagittal.read.dicom_index import Instance
 from sagittal.read.dicom_tree import open_dicom_tree
 from sagittal.read.dicom_truth import is_dicom_truth, open_dicom_truth
 from sagittal.read.files import TABLES, exists, image_files, index_file, walk
@@ -154,7 +155,10 @@ def open_dataset(
 def _open(request: Request, layout: str | None) -> Dataset:
     if request.labels is None and layout in {None, "table", "dicom_tree"}:
         request = with_table(request)
-    dataset = LAYOUTS[layout or recognise(request)](request)
+    name = layout or recognise(request)
+    if request.images and name not in {"dicom_tree", "files"}:
+        raise ConfigError(f"--images joins the series of DICOM studies; this source is of the layout '{name}'")
+    dataset = LAYOUTS[name](request)
     if not dataset.cases:
         first = f"; the first, {dataset.skipped[0].case}: {dataset.skipped[0].reason}" if dataset.skipped else ""
         raise DataError(f"'{dataset.name}' holds no case that can be used; {len(dataset.skipped)} were left out{first}")
@@ -208,6 +212,8 @@ def recognise(request: Request) -> str:
         raise DataError(f"'{path.name}' is empty: no file lies in it or below it")
     if (sign := _sign(path)) is not None:
         return sign
+    if request.images and _is_dicom(path):
+        return "files"
     if is_pairs(path):
         return "pairs"
     if _is_dicom(path) and is_dicom_truth(path):
@@ -224,21 +230,31 @@ def _sign(folder: Path) -> str | None:
 
 
 def _are_patients(folders: list[Path]) -> bool:
-    """Whether folders hold the DICOM files of one patient each, and so are people and not classes.
+    """Whether folders hold the DICOM files of one patient each, or the series of one study, and so are no classes.
 
     The first file of each folder below is looked at.
     """
-    if len(folders) < 3 or not _is_dicom(folders[0]):
+    if len(folders) < 2 or not _is_dicom(folders[0]):
         return False
-    seen: set[str] = set()
+    seen: list[set[tuple[str, str]]] = []
     for folder in folders:
         firsts = {path.parent: path for path in reversed(image_files(folder))}.values()
-        found = [index_file(path) for path in firsts if reader_of(path) is read_dicom]
-        patients = {instance.patient for instance in found if instance is not None}
-        if len(patients) != 1 or "" in patients or patients & seen:
-            return False
-        seen |= patients
-    return True
+        found = [_instance(path) for path in firsts if reader_of(path) is read_dicom]
+        seen.append({(one.patient, one.study) for one in found if one is not None})
+    if len(set().union(*seen)) == 1 and all(seen) and "" not in next(iter(seen[0])):
+        return True
+    patients = [{patient for patient, _ in of} for of in seen]
+    names = [name for of in patients for name in of]
+    return (
+        len(folders) >= 3 and all(len(of) == 1 for of in patients) and len(set(names)) == len(names) and "" not in names
+    )
+
+
+def _instance(path: Path) -> Instance | None:
+    try:
+        return index_file(path)
+    except SagittalError:
+        return None  # told when it is read
 
 
 def _tables(folder: Path) -> list[Path]:

@@ -241,6 +241,14 @@ def mask_suffix(name: str, base: str) -> str | None:
     return rest if re.sub(r"[^a-z0-9]", "", rest.lower()) in _WORDS else None
 
 
+def mask_files(files: Sequence[Path]) -> set[Path]:
+    """The files that are masks of another by their names: ``x_mask.png`` beside ``x.png``."""
+    stems: dict[Path, dict[str, Path]] = defaultdict(dict)
+    for file in files:
+        stems[file.parent].setdefault(stem(file), file)
+    return {file for file in files if _base(stem(file), stems[file.parent]) is not None}
+
+
 def _find(root: Path) -> tuple[list[_Pair], list[Skipped], list[str], str]:
     """Images with their masks, what is left over, the suffixes in use, and how they were found."""
     files = image_files(root)

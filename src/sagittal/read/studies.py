@@ -15,8 +15,9 @@ from sagittal.read.dicom_group import Group, series_name
 from sagittal.read.dicomdir import is_dicomdir
 from sagittal.read.files import expand, image_files, sort_files
 from sagittal.read.open_image import stem
-from sagittal.read.sources import file_source, patient_key, rename_source, series_source
+from sagittal.read.sources import file_source, patient_key, rename_mask, rename_source, series_source
 from sagittal.read.zipped import find_in_archive
+from sagittal.truth import SegmentationSource
 
 _LOG = logging.getLogger(__name__)
 
@@ -118,7 +119,9 @@ def unique(cases: list[Case]) -> list[Case]:
 def _renamed(case: Case, name: str) -> Case:
     """The case under another name, which its image sources' errors take up too."""
     images = {key: rename_source(name, source) for key, source in case.images.items()}
-    return replace(case, id=name, patient=name if case.patient == case.id else case.patient, images=images)
+    truth = rename_mask(name, case.truth) if isinstance(case.truth, SegmentationSource) else case.truth
+    patient = name if case.patient == case.id else case.patient
+    return replace(case, id=name, patient=patient, images=images, truth=truth)
 
 
 def _relative(path: Path, root: Path) -> Path:
