@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def _told(groups: _Groups, header: Header) -> tuple[dict[str, Any], dict[str, fl
     }
     for name, value in numbers.items():
         first = value if value is None or isinstance(value, str | int | float) else next(iter(value), None)
-        if first is not None and np.isfinite(float(first)):
+        if first is not None and isfinite(float(first)):
             told[name] = round(float(first), 3)
     if "b" in told:
         gradient = groups.find(diffusion).get("DiffusionGradientDirectionSequence")
@@ -185,7 +186,7 @@ def _told(groups: _Groups, header: Header) -> tuple[dict[str, Any], dict[str, fl
         told.update({f"index{d}": int(v) for d, v in enumerate(values[:8])})
     order = {}
     trigger = groups.value("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")
-    if trigger is not None and np.isfinite(float(trigger)):
+    if trigger is not None and isfinite(float(trigger)):
         order["trigger"] = float(trigger)
     moment = datetime_s(groups.value("FrameContentSequence", "FrameAcquisitionDateTime"))
     if moment is not None:
@@ -203,12 +204,12 @@ def _numbers(header: Header, keyword: str, count: int) -> Floats | None:
     if value is None or value == "":
         return None
     try:
-        numbers = np.array([float(v) for v in value], dtype=np.float64)
+        numbers = [float(v) for v in value]
     except (TypeError, ValueError) as error:
         raise GeometryError(f"DICOM: {keyword} holds something else than numbers") from error
-    if numbers.shape != (count,) or not np.all(np.isfinite(numbers)):
-        raise GeometryError(f"DICOM: {keyword} must hold {count} finite numbers, not {numbers.tolist()}")
-    return numbers
+    if len(numbers) != count or not all(map(isfinite, numbers)):
+        raise GeometryError(f"DICOM: {keyword} must hold {count} finite numbers, not {numbers[:12]}")
+    return np.array(numbers)
 
 
 def _pixel_spacing(measures: Header, header: Header) -> Floats | None:
@@ -218,7 +219,7 @@ def _pixel_spacing(measures: Header, header: Header) -> Floats | None:
         factor = header.get("EstimatedRadiographicMagnificationFactor")
         if spacing is not None and factor is not None and float(factor) > 0:
             spacing = spacing / float(factor)
-    if spacing is not None and not np.all(spacing > 0):
+    if spacing is not None and spacing.min() <= 0:
         return None  # zeros are written where the device did not know
     return spacing
 
@@ -226,7 +227,7 @@ def _pixel_spacing(measures: Header, header: Header) -> Floats | None:
 def _thickness(measures: Header) -> float | None:
     for keyword in ("SpacingBetweenSlices", "SliceThickness"):
         value = measures.get(keyword)
-        if value is not None and value != "" and np.isfinite(float(value)) and abs(float(value)) > 0:
+        if value is not None and value != "" and isfinite(float(value)) and float(value):
             return abs(float(value))
     return None
 
@@ -280,7 +281,7 @@ def _placed_detector(header: Header, planes: list[Plane]) -> list[Plane]:
     words = header.get("ImageType") or ()
     if len(detectors) != 1 or vector is None or step is None or "RECON TOMO" not in words:
         return planes
-    if [int(v) for v in vector] != list(range(1, len(planes) + 1)) or not np.isfinite(float(step)) or not float(step):
+    if [int(v) for v in vector] != list(range(1, len(planes) + 1)) or not isfinite(float(step)) or not float(step):
         return planes
     orientation = _numbers(detectors[0], "ImageOrientationPatient", 6)
     position = _numbers(detectors[0], "ImagePositionPatient", 3)
