@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
+import io
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from sagittal.errors import GeometryError, ReadError
 from sagittal.grid import Grid
 from sagittal.image import Image
+from sagittal.read.gzipped import GzipStream
 from sagittal.read.limits import as_read_error, check_file, check_memory, check_size
 from sagittal.types import Array, Floats
 
@@ -43,9 +43,9 @@ def read_nifti(path: Path, affine: Floats | None = None) -> Image:
         If its position is not usable.
     """
     size = check_file(path)
-    with as_read_error("NIfTI"):
-        packed = _starts_with_gzip(path)
-        header = _header(path, packed)
+    with as_read_error("NIfTI"), _opened(path) as file:
+        packed = isinstance(file, GzipStream)
+        header, start = _header(file)
         shape = tuple(int(n) for n in header.get_data_shape())
         expected = check_size(shape, "NIfTI") * header.get_data_dtype().itemsize
         if expected > size * (_MOST_PACKED if packed else 1):
@@ -53,7 +53,7 @@ def read_nifti(path: Path, affine: Floats | None = None) -> Image:
                 f"NIfTI: declares {shape} = {expected:,} bytes, but the file holds {size:,}: damaged or cut off"
             )
         check_memory(expected + 4 * prod(shape), "NIfTI")
-        values = _values(path, header, packed, expected)
+        values = _values(file, start, header, expected)
         slope, intercept = header.get_slope_inter()
         data = _channels_first(values, slope, intercept)  # (C, I, J, K)
         unit = _MILLIMETRES[header.get_xyzt_units()[0]]
@@ -72,17 +72,19 @@ def read_nifti(path: Path, affine: Floats | None = None) -> Image:
     return Image(data, grid, bits=bits)
 
 
-def _starts_with_gzip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
+def _opened(path: Path) -> GzipStream | io.FileIO:
+    file = path.open("rb", buffering=0)
+    packed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    return GzipStream(file) if packed else file
 
 
-def _header(path: Path, packed: bool) -> Any:
+def _header(file: GzipStream | io.FileIO) -> tuple[Any, bytes]:
+    """The header, and all bytes that have been read."""
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
-    with gzip.open(path) if packed else path.open("rb") as file:
-        start = file.read(540)
+    start = file.read(540)
     two = start[4:8] in {b"n+2\0", b"ni2\0"}
     magic = start[4:8] if two else start[344:348]
     if magic in {b"ni1\0", b"ni2\0"}:
@@ -90,26 +92,28 @@ def _header(path: Path, packed: bool) -> Any:
     if magic not in {b"n+1\0", b"n+2\0"}:
         raise ReadError("NIfTI: the file does not hold a NIfTI header (no 'n+1' or 'n+2' mark)")
     kind: Any = Nifti2Header if two else Nifti1Header
-    return kind(start[: kind.sizeof_hdr], check=False)
+    return kind(start[: kind.sizeof_hdr], check=False), start
 
 
-def _values(path: Path, header: Any, packed: bool, expected: int) -> Array:
+def _values(file: GzipStream | io.FileIO, start: bytes, header: Any, expected: int) -> Array:
     """The stored values, read to the declared length and not further."""
     offset = max(int(header["vox_offset"]), 0)
     if offset > 2**24:
         raise ReadError(f"NIfTI: the values are said to begin at byte {offset:,}: damaged")
-    raw = bytearray()
-    try:
-        with gzip.open(path) if packed else path.open("rb") as file:
-            file.read(offset)
-            while len(raw) < expected and (chunk := file.read(min(2**24, expected - len(raw)))):
-                raw += chunk
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ReadError("NIfTI: the compressed part is damaged or cut off") from error
-    if len(raw) < expected:
-        raise ReadError(f"NIfTI: cut off, {expected - len(raw):,} of {expected:,} bytes are missing")
+    if offset > len(start):
+        file.read(offset - len(start))
+    raw = np.empty(expected, np.uint8)
+    begun = start[offset : offset + expected]
+    raw[: len(begun)] = np.frombuffer(begun, np.uint8)
+    at = len(begun)
+    while at < expected and (count := file.readinto(raw[at:].data)):
+        at += count
+    if at < expected:
+        raise ReadError(f"NIfTI: cut off, {expected - at:,} of {expected:,} bytes are missing")
+    if isinstance(file, GzipStream):
+        file.check_end()
     dtype = header.get_data_dtype()
-    values = np.frombuffer(raw, dtype)
+    values: Array = raw.view(dtype)
     if dtype.fields:  # RGB24, RGBA32: colours as a last axis, transparency dropped
         values = np.stack([values[name] for name in ("R", "G", "B")])
         shape = tuple(int(n) for n in header.get_data_shape())
@@ -120,9 +124,12 @@ def _values(path: Path, header: Any, packed: bool, expected: int) -> Array:
 
 
 def _channels_first(values: Array, slope: float | None, intercept: float | None) -> Floats:
-    data = values.astype(np.float32)
-    if slope is not None and (slope, intercept) != (1.0, 0.0):
-        # In double precision first: a scaled 32-bit integer would lose its last digits.
-        data = (values.astype(np.float64) * slope + float(intercept or 0.0)).astype(np.float32)
+    if slope is None or (slope, intercept) == (1.0, 0.0):
+        data = values.astype(np.float32)
+    else:
+        data = np.empty_like(values, dtype=np.float32)
+        # In double precision first: a scaled 32-bit integer would lose its last digits. Plane by plane, to save memory.
+        for out, stored in zip(data.T, values.T, strict=True) if values.ndim else ():
+            out[...] = stored.astype(np.float64) * slope + float(intercept or 0.0)
     shape = data.shape + (1,) * (4 - data.ndim)
     return np.moveaxis(data.reshape(*shape[:3], prod(shape[3:]), order="F"), -1, 0)
