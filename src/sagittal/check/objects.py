@@ -89,6 +89,10 @@ def _of_case(case: Case, facts: CaseFacts | None, classes: tuple[str, ...]) -> I
     if not isinstance(truth, Boxes) or not len(truth):
         return
     image = next(iter(facts.images.values()), None) if facts is not None else None
+    if truth.frame == "mm":
+        if image is None or not image.grid.has_position:
+            return  # without the place of the image nothing can be said
+        truth = truth.on(image.grid)
     flat = image is None or image.shape[2] == 1
     axes = 2 if flat else 3
     sizes = truth.sizes[:, :axes]

@@ -30,6 +30,7 @@ def ingest(
     """List the cases of a source in a manifest: a table that points at the files; no pixels are copied."""
     from sagittal import verbs
     from sagittal.cli.text import dataset_text
+    from sagittal.labels import CLASS_KINDS
     from sagittal.report.facts import describe_dataset
     from sagittal.run_folder import safe_name
 
@@ -39,4 +40,5 @@ def ingest(
     facts = describe_dataset(dataset)
     desk.answer({"manifest": folder, **facts}, str(folder))
     desk.reporter.say(dataset_text(facts))
-    desk.next(f"sagittal check {folder}", f"sagittal train {folder}")
+    trainable = facts["kind"] in CLASS_KINDS
+    desk.next(f"sagittal check {folder}", *([f"sagittal train {folder}"] if trainable else []))

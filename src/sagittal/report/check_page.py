@@ -207,6 +207,9 @@ def _boxes(checked: Checked, truth: Boxes, image: ImageFacts, detail: str) -> tu
     """The boxes as the picture shows them; those that the finding names are marked."""
     wrong = {int(number) for number in re.findall(r"\bbox (\d+)", detail)}
     classes = checked.dataset.scheme.classes if checked.dataset.scheme is not None else ()
+    if truth.frame == "mm" and not image.grid.has_position:
+        return ()
+    truth = truth.on(image.grid)
     drawn = []
     for n, (corners, index) in enumerate(zip(truth.corners[:400], truth.classes, strict=False)):
         place = in_picture(image.grid, corners)

@@ -28,6 +28,7 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
         "classes": _count_classes(dataset),
         "splits": {name: len(dataset.split(name)) for name in dataset.splits},
         "columns": list(dataset.columns),
+        "notes": list(dataset.notes),
         "skipped": [asdict(one) for one in dataset.skipped],
     }
 
