@@ -62,6 +62,25 @@ def test_each_form_lies_on_the_voxels_of_the_image(tmp_path, images, kind, synta
         ]  # fmt: skip
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_label_maps_of_sixteen_bits_with_a_palette(tmp_path, images, write_seg, packed):
+    labels = label_volume()
+    header = pydicom.dcmread(write_seg(tmp_path / "a.dcm", images, labels, "LABELMAP"))
+    for item in header.SegmentSequence:
+        item.SegmentNumber += 299 * (item.SegmentNumber > 0)
+    frames = np.frombuffer(header.PixelData, np.uint8)[: header.NumberOfFrames * ROWS * COLUMNS].astype("<u2")
+    frames[frames > 0] += 299
+    header.PixelData = frames.tobytes()
+    header.BitsAllocated, header.BitsStored, header.HighBit = 16, 16, 15
+    if packed:
+        header.compress(RLELossless, frames.reshape(-1, ROWS, COLUMNS))
+    header.PhotometricInterpretation = "PALETTE COLOR"
+    header.save_as(tmp_path / "b.dcm")
+    found = read_dicom_seg(tmp_path / "b.dcm")
+    assert [s.values for s in found.structures] == [(300,), (301,)]
+    np.testing.assert_array_equal(found.mask("lesion"), labels.transpose(2, 1, 0) == 2)
+
+
 def test_deflated_files_and_deflated_frames(tmp_path, images, write_seg):
     labels = label_volume()
     path = write_seg(tmp_path / "seg.dcm", images, labels)
@@ -154,11 +173,15 @@ def test_frames_in_any_order(tmp_path, images, seed, write_seg):
     np.testing.assert_array_equal(read_dicom_seg(tmp_path / "b.dcm").layers[0], labels.transpose(2, 1, 0))
 
 
-@pytest.mark.parametrize("row", [[1, 0, 0], [-1, 0, 0], [0, 0, -1], [0, -0.6, 0.8]])
-@pytest.mark.parametrize("column", [[0, 1, 0], [0, -1, 0], [0.0, 0.8, 0.6]])
-def test_any_orientation_keeps_the_places_in_the_patient(tmp_path, write_series, row, column, write_seg):
-    if abs(np.dot(row, column)) > 1e-9:
-        pytest.skip("no plane")
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ([1, 0, 0], [0, 1, 0]), ([-1, 0, 0], [0, 1, 0]), ([1, 0, 0], [0, -1, 0]), ([-1, 0, 0], [0, -1, 0]),
+        ([0, 0, -1], [0, 1, 0]), ([0, 0, -1], [0, -1, 0]), ([1, 0, 0], [0.0, 0.8, 0.6]), ([0, -0.6, 0.8], [0, 0.8, 0.6]),
+        ([0, 1, 0], [0, 0, -1]),
+    ],
+)  # fmt: skip
+def test_any_orientation_keeps_the_places_in_the_patient(tmp_path, write_series, write_seg, row, column):
     normal = np.cross(row, column)
     fields = {
         "ImageOrientationPatient": [*row, *column],

@@ -351,6 +351,7 @@ def _unpacked(frame: bytes, frames: _Frames, syntax: str, header: Header) -> Arr
     one = Header()
     one.update({element.tag: element for element in header if element.tag.group == 0x28})
     one.file_meta, one.NumberOfFrames = header.file_meta, 1
+    one.PhotometricInterpretation = "MONOCHROME2"  # a label map may carry a palette for display
     from pydicom.encaps import encapsulate
 
     one.PixelData = encapsulate([frame])
