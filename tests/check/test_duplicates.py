@@ -75,6 +75,16 @@ def test_the_rule(make_pixels, others, splits, patients, severity, code, near):
     assert "patient of" not in finding.message
 
 
+def test_a_turned_copy_is_told_as_such(make_pixels, others):
+    """A turned copy holds the same values; one that was also encoded again does not."""
+    pixels = make_pixels(1, (64, 64))
+    told = found([*others, case("x", pixels), case("y", np.rot90(pixels))])["near-copy-of-two-patients"]
+    assert told.details == {"y": "the same values, mirrored or turned (to x)"}
+    told = found([*others, case("x", pixels), case("y", encoded(np.rot90(pixels)))])["near-copy-of-two-patients"]
+    assert told.details["y"].startswith("similarity ")
+    assert told.details["y"].endswith(", mirrored or turned (to x)")
+
+
 def test_exact_copies_need_no_near_search_and_are_not_told_twice(make_pixels, others):
     pixels = make_pixels(1, (64, 64))
     three = [case(f"x{n}", pixels, patient="p") for n in range(3)]

@@ -99,6 +99,16 @@ def test_a_picture_beyond_the_memory_of_a_case_is_an_error_of_that_case(pictures
     assert facts["p0"].images
 
 
+def test_relative_paths_are_those_of_this_process(pictures, monkeypatch):
+    """The processes that read may have been started while another folder was the current one."""
+    survey([case for case in cases_of(pictures) if case.id == "p0"])
+    monkeypatch.chdir(pictures)
+    from pathlib import Path
+
+    relative = [Case(f"p{n}", f"p{n}", {"image": file_source(f"p{n}", Path(f"p{n}.png"))}) for n in range(4)]
+    assert not any(found.failed for found in survey(relative).values())
+
+
 def test_no_pictures_where_none_are_wanted(pictures):
     cases = [case for case in cases_of(pictures) if case.id.startswith("p")]
     assert all(found.images["image"].picture is None for found in survey(cases, pictures=False).values())

@@ -25,6 +25,8 @@ from sagittal.progress import Reporter
 Pixels = Literal["none", "sample", "all"]
 #: Cases that are read for ``pixels="sample"``, spread evenly over the data set.
 SAMPLE = 64
+#: Cases from which on it is told that they are compared, which takes some seconds.
+_MANY = 5000
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +110,8 @@ def look_through(
         *check_patients(dataset),
         *check_objects(dataset, facts),
     ]
+    if near and reporter is not None and len(facts) > _MANY:
+        reporter.say(f"comparing {len(facts):,} cases with each other")
     if not facts:
         found += check_files(dataset)
     else:

@@ -18,6 +18,8 @@ from sagittal.types import Array, Floats
 FREQUENCIES = {2: 32, 3: 14}
 #: Luminance of R, G, B (ITU-R BT.601).
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+#: Slices of a volume that are taken at a time.
+_SLAB = 16
 #: Share of the places, of pictures and of volumes, over which variance is spread, below which an image is all but empty: a mark on black is no content.
 _LEAST_CONTENT = {2: 0.01, 3: 0.002}
 
@@ -45,10 +47,18 @@ def describe(image: Image) -> Array | None:
     if lowest == highest:
         return None
     side = FREQUENCIES[values.ndim]
-    coefficients = (values - np.float32(values.mean(dtype=np.float64))) / np.float32(highest - lowest)
-    for length in values.shape:
-        # Always the first axis: after as many turns each has been contracted and stands in its place again.
-        coefficients = np.tensordot(coefficients, cosines(length, side), axes=([0], [1]))
+    planes = values if values.ndim == 3 else values[..., np.newaxis]
+    coefficients = np.zeros((side, side) if values.ndim == 2 else (side, side, side), dtype=np.float32)
+    basis = [cosines(length, side) for length in values.shape]
+    mean, contrast = np.float32(values.mean(dtype=np.float64)), np.float32(highest - lowest)
+    for start in range(0, planes.shape[2], _SLAB):  # a slab at a time: no second copy of a large volume
+        slab = (planes[..., start : start + _SLAB] - mean) / contrast  # (I, J, S)
+        slab = np.tensordot(basis[0], slab, axes=([1], [0]))  # (F, J, S)
+        slab = np.tensordot(slab, basis[1], axes=([1], [1]))  # (F, S, F)
+        if values.ndim == 2:
+            coefficients = slab[:, 0]
+        else:
+            coefficients += np.tensordot(slab, basis[2][:, start : start + _SLAB], axes=([1], [1]))  # (F, F, F)
     coefficients[(0,) * values.ndim] = 0
     weighted = coefficients * distance(side, values.ndim)
     norm = float(np.linalg.norm(weighted))

@@ -35,6 +35,7 @@ class Pair:
     second: Case
     similarity: float = 1.0
     turned: bool = False
+    same_values: bool = False
 
 
 def check_duplicates(dataset: Dataset, facts: Mapping[str, CaseFacts], *, near: bool = True) -> Iterator[Finding]:
@@ -94,7 +95,9 @@ def _near(dataset: Dataset, facts: Mapping[str, CaseFacts]) -> list[Pair]:
         for near in find_near(descriptors, [min(image.shape[:dimensions]) for image in images]):
             first, second = owners[near.first], owners[near.second]
             if first is not second:
-                found.append(Pair(first, second, near.similarity, near.turned))
+                values = images[near.first].values
+                same = bool(values) and values == images[near.second].values
+                found.append(Pair(first, second, near.similarity, near.turned, same))
     once: dict[tuple[str, str], Pair] = {}
     for pair in found:
         once.setdefault((pair.first.id, pair.second.id), pair)
@@ -145,6 +148,8 @@ def _finding(severity: Severity, code: str, pairs: Sequence[Pair], what: str, ad
     for pair in pairs:
         if pair.similarity < 1 or pair.turned:
             how = f"similarity {pair.similarity:.3f}" + (", mirrored or turned" if pair.turned else "")
+            if pair.turned and pair.same_values:
+                how = "the same values, mirrored or turned"
             details.setdefault(pair.second.id, f"{how} (to {pair.first.id})")
     named = tuple((pair.first.id, pair.second.id) for pair in pairs)
     cases = tuple(dict.fromkeys(case for pair in named for case in pair))

@@ -17,7 +17,7 @@ from sagittal.grid import Grid
 from sagittal.image import Image
 from sagittal.read.preamble import has_executable_preamble
 from sagittal.truth import Boxes, Segmentation, SegmentationSource
-from sagittal.types import Array
+from sagittal.types import Array, Floats
 
 #: Percentiles that are kept of each image.
 PERCENTILES = (1, 25, 50, 75, 99)
@@ -144,7 +144,7 @@ def _of_image(image: Image, source: ImageSource, pictures: bool, side: int) -> d
         lowest, highest = (float(sample.min()), float(sample.max())) if sample.size else (np.nan, np.nan)
     flat = sample.ravel(order="K")
     few = flat[:: max(1, flat.size // _SAMPLED)] if flat.size else np.array([np.nan], np.float32)
-    mean, sd = (float(flat.mean(dtype=np.float64)), float(flat.std(dtype=np.float64))) if flat.size else (np.nan,) * 2
+    mean, sd = _moments(flat)
     return {
         "shape": list(image.grid.shape),
         "channels": image.channels,
@@ -165,6 +165,17 @@ def _of_image(image: Image, source: ImageSource, pictures: bool, side: int) -> d
         "descriptor": describe(image),
         "picture": np.frombuffer(draw(image, side=side), dtype=np.uint8) if pictures else None,
     }
+
+
+def _moments(flat: Floats) -> tuple[float, float]:
+    """Mean and standard deviation in double precision, part by part, so that nothing large is copied."""
+    if not flat.size:
+        return np.nan, np.nan
+    mean = float(flat.mean(dtype=np.float64))
+    parts = (flat[start : start + 2**20] for start in range(0, flat.size, 2**20))
+    return mean, float(
+        np.sqrt(sum(float(np.square(part - mean, dtype=np.float64).sum()) for part in parts) / flat.size)
+    )
 
 
 def _of_mask(mask: Segmentation, image: Image | None) -> dict[str, Any]:

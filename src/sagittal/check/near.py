@@ -113,7 +113,8 @@ def _candidates(values: Floats) -> _Found:
             later = columns >= rows
             rows, columns = rows[later], columns[later]
             rows, columns = _strongest(rows, columns, scores)
-            found.append((rows + start, columns + start + 1, np.full(len(rows), number)))
+            ways = np.full(len(rows), number, dtype=np.uint8)
+            found.append(((rows + start).astype(np.int32), (columns + start + 1).astype(np.int32), ways))
     first, second, way = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return first, second, way
 

@@ -85,7 +85,7 @@ def _item(case: Case, pictures: bool) -> dict[str, Any]:
         "images": {
             name: {
                 "way": source.way,
-                "files": [str(file) for file in source.files],
+                "files": _absolute(source.files),
                 "options": dict(source.options),
                 "member": source.member,
             }
@@ -95,11 +95,16 @@ def _item(case: Case, pictures: bool) -> dict[str, Any]:
         if mask is None
         else {
             "way": mask.way,
-            "files": [str(file) for file in mask.files],
+            "files": _absolute(mask.files),
             "options": dict(mask.options),
             "structures": list(mask.structures),
         },
     }
+
+
+def _absolute(files: Iterable[Path]) -> list[str]:
+    """Paths that mean the same in a process that was started in another folder."""
+    return [str(file.absolute()) for file in files]
 
 
 def _named(case: Case) -> bool:
