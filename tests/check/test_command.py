@@ -42,7 +42,7 @@ def test_page_json_text_and_exit_codes(leaky, capsys):
     assert "checking images 40/40" in err
     assert "page  check.html" in err
     page = (leaky / "check.html").read_text(encoding="utf-8")
-    assert "the same values, mirrored or turned (to 03)" in page
+    assert "the same values, mirrored or turned" in page
     assert page.count("<img") >= 39
     assert main(["check", "set", "--json", "-q", "-o", "check.json"]) == 3
     out, err = capsys.readouterr()

@@ -70,7 +70,7 @@ def test_the_rule(make_pixels, others, splits, patients, severity, code, near):
     finding = told["near-copy-" + code if near else "pixels-" + code]
     assert (finding.severity, finding.pairs, finding.cases) == (severity, (("x", "y"),), ("x", "y"))
     assert "x = y" in finding.message
-    assert ("y" in finding.details) == near
+    assert ("x = y" in finding.details) == near
     assert {code for code in told if code.startswith(("pixels", "near"))} == {finding.code}
     assert "patient of" not in finding.message
 
@@ -79,10 +79,10 @@ def test_a_turned_copy_is_told_as_such(make_pixels, others):
     """A turned copy holds the same values; one that was also encoded again does not."""
     pixels = make_pixels(1, (64, 64))
     told = found([*others, case("x", pixels), case("y", np.rot90(pixels))])["near-copy-of-two-patients"]
-    assert told.details == {"y": "the same values, mirrored or turned (to x)"}
+    assert told.details == {"x = y": "the same values, mirrored or turned"}
     told = found([*others, case("x", pixels), case("y", encoded(np.rot90(pixels)))])["near-copy-of-two-patients"]
-    assert told.details["y"].startswith("similarity ")
-    assert told.details["y"].endswith(", mirrored or turned (to x)")
+    assert told.details["x = y"].startswith("similarity ")
+    assert told.details["x = y"].endswith(", mirrored or turned")
 
 
 def test_exact_copies_need_no_near_search_and_are_not_told_twice(make_pixels, others):

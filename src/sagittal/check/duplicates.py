@@ -112,6 +112,7 @@ def _judged(
     across = [pair for pair in pairs if split_by(pair.first, pair.second)]
     # One file under two names in one split is told as "doubled-cases", from the table alone.
     rest = [pair for pair in pairs if not split_by(pair.first, pair.second) and not _same_file(pair)]
+    known = any(case.patient != case.id for case in dataset)
     strangers = [pair for pair in rest if pair.first.patient != pair.second.patient]
     family = [pair for pair in rest if pair.first.patient == pair.second.patient]
     if across:
@@ -126,7 +127,7 @@ def _judged(
         )  # fmt: skip
     if strangers:
         yield _finding(
-            "warning", f"{code}-of-two-patients", strangers, f"of different patients {what}",
+            "warning", f"{code}-of-two-patients", strangers, f"of different patients {what}" if known else what,
             "A random split could put copies on both sides; remove them, or give them the same patient.",
         )  # fmt: skip
     if family:
@@ -150,7 +151,7 @@ def _finding(severity: Severity, code: str, pairs: Sequence[Pair], what: str, ad
             how = f"similarity {pair.similarity:.3f}" + (", mirrored or turned" if pair.turned else "")
             if pair.turned and pair.same_values:
                 how = "the same values, mirrored or turned"
-            details.setdefault(pair.second.id, f"{how} (to {pair.first.id})")
+            details[f"{pair.first.id} = {pair.second.id}"] = how
     named = tuple((pair.first.id, pair.second.id) for pair in pairs)
     cases = tuple(dict.fromkeys(case for pair in named for case in pair))
     shown = ", ".join(" = ".join(pair) for pair in named[:3]) + (f" and {len(named) - 3} more" if named[3:] else "")

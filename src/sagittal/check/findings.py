@@ -31,7 +31,7 @@ class Finding:
     pairs : tuple of (str, str)
         Ids of cases that belong together, where it is about copies.
     details : mapping of str to str
-        Case -> what was found there, where that differs from case to case.
+        Case -> what was found there, where that differs from case to case; ``"a = b"`` -> likewise for a pair.
     """
 
     severity: Severity

@@ -152,10 +152,11 @@ def _section(checked: Checked, number: int, finding: Finding, room: _Room) -> di
     if finding.pairs:
         for first, second in finding.pairs[:MOST_PAIRS]:
             # What makes it a pair stands under the second one.
-            pairs.append((_show(checked, cases[first], room), _show(checked, cases[second], room, finding)))
+            detail = finding.details.get(f"{first} = {second}", "")
+            pairs.append((_show(checked, cases[first], room), _show(checked, cases[second], room, detail)))
     elif checked.facts and finding.code not in {"unknown-labels"}:
         known = [name for name in finding.cases if name in cases and name in checked.facts]
-        singles = [_show(checked, cases[name], room, finding) for name in known[:MOST_CASES]]
+        singles = [_show(checked, cases[name], room, finding.details.get(name, "")) for name in known[:MOST_CASES]]
     with_picture = {shown.case for shown in singles} | {shown.case for pair in pairs for shown in pair}
     rest = [name for name in finding.cases if name not in with_picture]
     return {
@@ -172,9 +173,8 @@ def _section(checked: Checked, number: int, finding: Finding, room: _Room) -> di
     }
 
 
-def _show(checked: Checked, case: Case, room: _Room, finding: Finding | None = None) -> Shown:
+def _show(checked: Checked, case: Case, room: _Room, detail: str = "") -> Shown:
     facts = checked.facts.get(case.id)
-    detail = finding.details.get(case.id, "") if finding is not None else ""
     image = _first(facts)
     picture = facts.mask.picture if facts is not None and facts.mask is not None else None
     picture = picture if picture is not None else None if image is None else image.picture
