@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import bz2
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import IO, Any
@@ -14,10 +13,13 @@ import numpy as np
 from sagittal.errors import GeometryError, ReadError
 from sagittal.grid import Grid
 from sagittal.image import Image
+from sagittal.read.gzipped import inflater
 from sagittal.read.limits import check_memory, check_size
 from sagittal.types import Array, Floats
 
 _CHUNK = 2**22
+#: Bytes beyond the declared ones that are dropped on the way to the checksum.
+_SPARE = 2**24
 #: Most that a byte of a stream can unpack to: 1,032 for deflate; a blank volume packs a million times with bzip2.
 _MOST_PACKED = {"raw": 1, "zlib": 1040, "bzip2": 2_000_000}
 
@@ -80,40 +82,44 @@ def read_stored(
     if needed + skip > available * _MOST_PACKED[packing]:
         raise ReadError(f"{what}: declares {needed:,} bytes, but the file holds {available:,}: damaged or cut off")
     check_memory(needed + 4 * count, what)
-    raw = bytearray()
-    for chunk in _chunks(file, packing, needed + skip, what):
-        raw += chunk
-    if len(raw) < needed + skip:
-        raise ReadError(f"{what}: cut off, {needed + skip - len(raw):,} of {needed:,} bytes are missing")
+    raw: Array = np.empty(needed + skip, dtype=np.uint8)  # memory is taken as it is filled
+    filled = _fill(memoryview(raw), file, packing, what)  # type: ignore[arg-type]
+    if filled < needed + skip:
+        raise ReadError(f"{what}: cut off, {needed + skip - filled:,} of {needed:,} bytes are missing")
     values: Array = np.frombuffer(raw, dtype, count=count, offset=skip)
     return values.astype(dtype.newbyteorder("="), copy=False)
 
 
-def _chunks(file: IO[bytes], packing: str, needed: int, what: str) -> Iterator[bytes]:
-    """Unpacked pieces, `needed` bytes at most together."""
+def _fill(room: memoryview, file: IO[bytes], packing: str, what: str) -> int:
+    """Unpack into a buffer, and to the end of the packed part, so that its checksum is compared; the bytes filled."""
+    at = 0
     if packing == "raw":
-        while needed and (piece := file.read(min(_CHUNK, needed))):
-            needed -= len(piece)
-            yield piece
-        return
-    worker: Any = zlib.decompressobj(47) if packing == "zlib" else bz2.BZ2Decompressor()  # 47: gzip or zlib
-    packed = b""
+        while at < len(room) and (count := file.readinto(room[at : at + _CHUNK])):  # type: ignore[attr-defined]
+            at += count
+        return at
+    packed = file.read(_CHUNK)
+    # 31 for gzip, 15 for zlib
+    worker: Any = bz2.BZ2Decompressor() if packing == "bzip2" else inflater(31 if packed[:2] == b"\x1f\x8b" else 15)
+    ended = not packed
+    spare = _SPARE
     while not worker.eof:
-        if not packed and (packing == "zlib" or worker.needs_input):
-            packed = file.read(_CHUNK)
-        ended = not packed
         try:
-            # One byte more at the end, so that the stream comes to its checksum.
-            piece = worker.decompress(packed, min(_CHUNK, max(needed, 1)))
-        except (zlib.error, OSError, EOFError, ValueError) as error:
+            piece = worker.decompress(packed, _CHUNK)
+        except Exception as error:  # zlib.error, isal_zlib.IsalError, OSError, ValueError
             raise ReadError(f"{what}: the compressed part is damaged or cut off") from error
         packed = worker.unconsumed_tail if packing == "zlib" else b""
-        if piece and not needed:
-            return  # more than was declared: left where it is
-        if ended and not piece:
+        if ended and not piece and not worker.eof:
             raise ReadError(f"{what}: cut off, the compressed part has no end")
-        needed -= len(piece)
-        yield piece
+        wanted = piece[: len(room) - at]
+        room[at : at + len(wanted)] = wanted
+        at += len(wanted)
+        spare -= len(piece) - len(wanted)
+        if spare < 0:
+            raise ReadError(f"{what}: the compressed part holds far more than was declared: damaged")
+        if not packed and (packing == "zlib" or worker.needs_input):
+            packed = file.read(_CHUNK)
+            ended = not packed
+    return at
 
 
 def _from_text(file: IO[bytes], count: int, dtype: np.dtype[Any], available: int, what: str) -> Array:
