@@ -17,6 +17,7 @@ from sagittal.metrics.boxes import DetectionSet, box_iou, box_volume, gather
 from sagittal.metrics.detection import (
     COCO_IOU,
     IOU,
+    ap_estimates,
     ap_measures,
     average_precision,
     class_mean,
@@ -24,7 +25,6 @@ from sagittal.metrics.detection import (
     match,
     recall,
 )
-from sagittal.metrics.intervals import bootstrap
 from sagittal.truth import Boxes
 
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")  # fmt: skip
@@ -369,12 +369,31 @@ def test_interval_keeps_patients_together() -> None:
         truth.append(Boxes(corners(xywh), [0] * 4))
     matches = match(gather(pred, truth, classes=1), iou=IOU)
     patients = [n // 3 for n in range(60)]
-    result = bootstrap(lambda w: ap_measures(matches, w), patients, resamples=200)
-    assert set(result.estimates) == {"ap", "ap10", "ap30", *(f"ap{n}" for n in range(50, 100, 5))}
-    for name, (value, low, high) in result.estimates.items():
-        assert 0 <= low <= value <= high <= 1, name
-    value = result.estimates["ap"][0]
+    found = ap_estimates(matches, patients, resamples=200)
+    assert set(found) == {"ap", "ap10", "ap30", *(f"ap{n}" for n in range(50, 100, 5))}
+    for name, estimate in found.items():
+        assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1, name
+        assert estimate.n == 240
+    value = found["ap"].value
     assert value == pytest.approx(
         class_mean(average_precision(match(gather(pred, truth, classes=1), iou=COCO_IOU))).mean()
     )
     assert "ap" not in ap_measures(match(gather(pred, truth, classes=1), iou=(0.1,)), np.ones((1, 60)))
+
+
+def test_interval_holds_its_own_value_where_resamples_lie_above_it() -> None:
+    """Many classes of few objects: every resample may be better than the set itself."""
+    rng = np.random.default_rng(12)
+    pred, truth = [], []
+    for _ in range(40):
+        xywh = np.column_stack([rng.uniform(0, 200, (3, 2)), rng.uniform(10, 40, (3, 2))])
+        label = rng.integers(0, 20, 3)
+        stray = np.column_stack([rng.uniform(0, 200, (6, 2)), rng.uniform(10, 40, (6, 2))])
+        found = np.concatenate([np.maximum(xywh + rng.normal(size=(3, 4)) * 3, 1), stray])
+        pred.append((Boxes(corners(found), np.append(label, rng.integers(0, 20, 6))), rng.random(9)))
+        truth.append(Boxes(corners(xywh), label))
+    matches = match(gather(pred, truth, classes=20), iou=(0.5,))
+    estimate = ap_estimates(matches, range(40), resamples=100)["ap50"]
+    assert estimate.low <= estimate.value <= estimate.high
+    nothing = ap_estimates(match(gather(pred[:1], truth[:1], classes=20)), ["A"])["ap"]
+    assert math.isnan(nothing.low)

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from sagittal.errors import ConfigError
 from sagittal.metrics.boxes import DetectionSet, gather
-from sagittal.metrics.froc import RATES, Hits, cpm, froc, froc_measures, froc_points, hits_by_centre, hits_by_iou
-from sagittal.metrics.intervals import bootstrap
+from sagittal.metrics.froc import RATES, Hits, cpm, froc, froc_estimates, froc_points, hits_by_centre, hits_by_iou
 from sagittal.truth import Boxes
 
 SPACING = np.array([0.7, 0.7, 2.5])
@@ -208,8 +207,8 @@ def test_interval_keeps_patients_together() -> None:
     rng = np.random.default_rng(5)
     boxes, _ = random_scans(rng, scans=60)
     hits = hits_by_centre(boxes)
-    result = bootstrap(lambda w: froc_measures(hits, w), [n // 2 for n in range(60)], resamples=200)
-    assert list(result.estimates) == ["cpm", *(f"sensitivity_at_{r:g}" for r in RATES)]
-    value, low, high = result.estimates["cpm"]
-    assert value == pytest.approx(cpm(hits))
-    assert 0 < low < value < high < 1
+    found = froc_estimates(hits, [n // 2 for n in range(60)], resamples=200)
+    assert list(found) == ["cpm", *(f"sensitivity_at_{r:g}" for r in RATES)]
+    assert found["cpm"].value == pytest.approx(cpm(hits))
+    assert found["cpm"].n == len(hits.object_score)
+    assert 0 < found["cpm"].low < found["cpm"].value < found["cpm"].high < 1

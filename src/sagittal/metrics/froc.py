@@ -23,20 +23,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from sagittal.errors import ConfigError
 from sagittal.metrics.boxes import DetectionSet
 from sagittal.metrics.detection import match
+from sagittal.metrics.intervals import Estimate, bootstrap
 from sagittal.metrics.ranking import Curve
 from sagittal.types import Array, Bools, Floats
 
 #: False positives an image at which LUNA16 reads the sensitivity.
 RATES: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-
-#: Weights times operating points that are held at once.
-_CELLS = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,22 +184,26 @@ def froc(
     w = np.ones(hits.images) if weights is None else np.asarray(weights, dtype=np.float64)
     rows = w.reshape(math.prod(w.shape[:-1]), w.shape[-1])
     image, real, ends, _ = _operating_points(hits)
+    # The curve turns only where an object is found: at those points, the ones before them and the last.
+    found = np.diff(np.cumsum(real)[ends], prepend=0) > 0
+    ends = ends[found | np.append(found[1:], np.ones(min(len(found), 1), dtype=bool))]
+    part = np.searchsorted(ends, np.arange(len(image)))
+    shape = len(ends), hits.images
     total = rows @ np.bincount(hits.object_image, minlength=hits.images)
     images = rows.sum(axis=1)
     out = np.full((len(rows), len(wanted)), np.nan)
-    part = max(1, _CELLS // max(len(image), 1))
-    for start in range(0, len(rows), part):
-        at = np.flatnonzero((total > 0) & (images > 0))
-        at = at[(at >= start) & (at < start + part)]
-        drawn = rows[at][:, image]
-        y = np.cumsum(drawn * real, axis=1)[:, ends] / total[at, None]
-        x = np.cumsum(drawn * ~real, axis=1)[:, ends] / images[at, None]
-        for n, row in enumerate(at):
-            fps, sensitivity = np.append(0.0, x[n]), np.append(0.0, y[n])
-            if interpolate:
-                out[row] = np.interp(wanted, fps, sensitivity)
-            else:
-                out[row] = sensitivity[np.searchsorted(fps, wanted * (1 + 1e-12), side="right") - 1]
+    at = np.flatnonzero((total > 0) & (images > 0))
+    drawn = rows[at].T
+    y, x = (
+        np.cumsum(sparse.csr_array((np.ones(kind.sum()), (part[kind], image[kind])), shape=shape) @ drawn, axis=0)
+        for kind in (real, ~real)
+    )  # (points, rows)
+    for n, row in enumerate(at):
+        fps, sensitivity = np.append(0.0, x[:, n] / images[row]), np.append(0.0, y[:, n] / total[row])
+        if interpolate:
+            out[row] = np.interp(wanted, fps, sensitivity)
+        else:
+            out[row] = sensitivity[np.searchsorted(fps, wanted * (1 + 1e-12), side="right") - 1]
     return out.reshape(*w.shape[:-1], len(wanted))
 
 
@@ -223,3 +227,24 @@ def froc_measures(hits: Hits, weights: Floats) -> dict[str, Floats]:
     values = froc(hits, weights)
     named = {f"sensitivity_at_{rate:g}": values[:, n] for n, rate in enumerate(RATES)}
     return {"cpm": values.mean(axis=1), **named}
+
+
+def froc_estimates(
+    hits: Hits,
+    patients: Sequence[Any] | Array,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, Estimate]:
+    """CPM and sensitivities with BCa intervals from resampling whole patients, by the names of :func:`froc_measures`.
+
+    Parameters
+    ----------
+    patients : (images,) any
+        The patient of each image: images of one patient stay together.
+    """
+    result = bootstrap(
+        lambda weights: froc_measures(hits, weights), patients, resamples=resamples, seed=seed, confidence=confidence
+    )
+    return {name: Estimate(*values, n=len(hits.object_score)) for name, values in result.estimates.items()}
