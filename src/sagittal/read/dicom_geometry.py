@@ -45,6 +45,15 @@ class Plane:
 
 
 def check_alike(planes: list[Plane]) -> None:
+    """Compare the planes' sizes and photometric interpretations.
+
+    Raises
+    ------
+    GeometryError
+        If they differ.
+    ReadError
+        If all together are absurdly large.
+    """
     first = planes[0]
     for plane in planes:
         for word, a, b in (

@@ -15,10 +15,16 @@ from sagittal.types import Array
 
 
 def modality_of(header: Header) -> str:
+    """The modality's code (PS3.3 C.7.3.1.1.1), ``"OT"`` where there is none."""
     return code_of(header.get("Modality")) or "OT"
 
 
 def code_of(value: Any) -> str:
+    """A code string in upper case; empty for anything that could be free text.
+
+    >>> code_of(" bqml "), code_of("a name, written here")
+    ('BQML', '')
+    """
     text = str(value or "").strip().upper()
     return text if len(text) <= 16 and text.replace("_", "").replace(" ", "").isalnum() else ""
 

@@ -17,9 +17,19 @@ from sagittal.read.dicomdir import is_dicomdir, read_dicomdir
 from sagittal.read.open_image import READERS, image_suffix, reader_of
 
 __all__ = [
-    "SPLIT_NAMES", "TABLES", "Group", "Instance", "exists", "expand", "group", "image_files", "index_file", "is_image",
-    "sort_files", "walk",
-]  # fmt: skip
+    "Group",
+    "Instance",
+    "SPLIT_NAMES",
+    "TABLES",
+    "exists",
+    "expand",
+    "group",
+    "image_files",
+    "index_file",
+    "is_image",
+    "sort_files",
+    "walk",
+]
 
 TABLES = frozenset({".csv", ".tsv", ".parquet", ".xlsx"})
 #: Names that data sets give their splits -> ours.
