@@ -16,7 +16,7 @@ from sagittal.read.dicom_index import NOT_IMAGES, Instance, index_file, index_ob
 from sagittal.read.dicomdir import is_dicomdir, read_dicomdir
 from sagittal.read.open_image import READERS, image_suffix, reader_of
 
-__all__ = [
+__all__ = [  # noqa: RUF022  plainly sorted, as everywhere
     "Group",
     "Instance",
     "SPLIT_NAMES",
