@@ -650,6 +650,10 @@ def _indexed(path: Path) -> tuple[object, ...]:
         int(header.get("InstanceNumber") or 0),
         "ImagePositionPatient" in header,
         int(header.get("NumberOfFrames") or 1),
+        tuple(float(v) for v in header.get("ImagePositionPatient") or ()),
+        tuple(float(v) for v in header.get("ImageOrientationPatient") or ()),
+        (int(header.Rows), int(header.Columns)),
+        tuple(word.strip() for word in header.get("ImageType") or ()),
     )
 
 
@@ -662,7 +666,9 @@ def test_the_index_equals_what_pydicom_reads(bench_data):
         if instance is None:
             continue
         found = (instance.modality, instance.series, instance.study, instance.patient, instance.accession)
-        assert (*found, instance.number, instance.placed, instance.frames) == _indexed(path), path.name
+        traits = instance.traits
+        where = (traits.position or (), traits.orientation or (), traits.size[:2], traits.told.get("type", ()))
+        assert (*found, instance.number, instance.placed, instance.frames, *where) == _indexed(path), path.name
         compared += 1
     assert compared > 200
 

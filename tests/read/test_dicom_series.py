@@ -15,6 +15,7 @@ from sagittal.errors import ConfigError, GeometryError, ReadError
 from sagittal.read.dicom import read_dicom, read_dicom_series
 from sagittal.read.dicom_series import Traits, split_series
 from sagittal.read.files import group, sort_files, walk
+from sagittal.read.open_dataset import open_dataset
 from sagittal.read.studies import find_studies
 
 ROW = np.array([0.8, 0.36, 0.48])
@@ -219,6 +220,12 @@ def test_an_incomplete_echo_leaves_the_other_whole(write_volumes):
         read_dicom_series(parts["echo2"].files)
 
 
+def test_two_distances_are_told_as_they_are(write_volumes):
+    folder = write_volumes([{}], depths=[0.0, 2.5, 7.5])
+    with pytest.raises(GeometryError, match=r"5\.00 mm between slices 2 and 3, 2\.50 mm elsewhere \(1 missing\)"):
+        read_dicom_series(sorted(folder.iterdir()))
+
+
 def test_all_files_at_once_say_which_volumes_there_are(write_volumes):
     files = sorted(write_volumes([{"EchoTime": 5}, {"EchoTime": 9}]).iterdir())
     with pytest.raises(
@@ -295,6 +302,18 @@ def test_objects_without_image_are_told(write_volumes, write_slice, tmp_path):
     assert len(groups) == 1
     (left,) = skipped
     assert left.reason == "a SR object, not an image of a patient"
+
+
+def test_a_tree_takes_each_volume_of_a_series_with_its_row(write_volumes, tmp_path):
+    folder = write_volumes([{"EchoTime": 5}, {"EchoTime": 9}])
+    (tmp_path / "labels.csv").write_text("SeriesInstanceUID,label\n1.2.3.4.5,yes\n7.7,no\n")
+    dataset = open_dataset(folder, labels=tmp_path / "labels.csv")
+    assert dataset.layout == "dicom_tree"
+    assert [case.id.split("-")[2] for case in dataset] == ["echo1", "echo2"]
+    assert [case.image().data[0, 0, 0].tolist() for case in dataset] == [_stack(0), _stack(1)]
+    assert len(dataset.patients) == 1
+    assert "1 series of several volumes split into 2" in dataset.notes
+    assert all("told apart by echo time" in case.source for case in dataset)
 
 
 # ---- multi-frame

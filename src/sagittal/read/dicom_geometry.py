@@ -141,7 +141,7 @@ def _step(positions: Floats, depths: Floats, normal: Floats, thickness: float | 
             f"in one series); give each as a series of its own; {_depths(depths)}"
         )
     step = (positions[-1] - positions[0]) / (count - 1)
-    usual = float(np.median(steps))
+    usual = float(np.sort(steps)[(len(steps) - 1) // 2])  # the lower median: a mean of two would be nobody's distance
     # Positions are often rounded to a tenth of a millimetre.
     tolerance = max(0.05 * usual, 0.06)
     # Depths alone decide on gaps: a tilted gantry shifts slices within their planes.
