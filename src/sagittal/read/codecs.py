@@ -132,18 +132,21 @@ def _run_lengths(frame: bytes, form: FrameFormat) -> Array:
     starts = [*struct.unpack_from(f"<{count}I", frame, 4), len(frame)]
     if any(a > b for a, b in zip([64, *starts], starts, strict=False)):
         raise ReadError("DICOM: the segments of an RLE frame lie outside of it: damaged")
-    out = np.empty((size, form.samples, width), np.uint8)
     unpack = _packbits()
-    for segment in range(count):
-        raw = unpack(frame[starts[segment] : starts[segment + 1]], size)
-        if len(raw) < size:
-            raise ReadError("DICOM: an RLE segment is shorter than the frame: cut off or damaged")
-        sample, byte = divmod(segment, width)
-        out[:, sample, width - 1 - byte] = np.frombuffer(raw, np.uint8, size)
-    values = out.view(f"<u{width}").reshape(form.rows, form.columns, form.samples)
-    if form.samples == 1:
-        return _by_header(values, form)
-    return _to_rgb(values, form)
+    values = np.empty((size, form.samples), f"u{width}")
+    for sample in range(form.samples):
+        for segment in range(sample * width, (sample + 1) * width):
+            raw = unpack(frame[starts[segment] : starts[segment + 1]], size)
+            if len(raw) < size:
+                raise ReadError("DICOM: an RLE segment is shorter than the frame: cut off or damaged")
+            part = np.frombuffer(raw, np.uint8, size)
+            if segment == sample * width:
+                values[:, sample] = part
+            else:
+                values[:, sample] <<= 8
+                values[:, sample] |= part
+    picture: Array = values.reshape(form.rows, form.columns, form.samples)
+    return _by_header(picture, form) if form.samples == 1 else _to_rgb(picture, form)
 
 
 def _packbits() -> Callable[[bytes, int], bytes]:

@@ -24,9 +24,9 @@ from sagittal.read.limits import MAX_FRAME_VALUES, check_size
 from sagittal.types import Array
 
 NATIVE = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", DEFLATED})
-#: What decoding a frame may take beyond its pixels: bytes, and bytes a value (JPEG 2000 works on 32-bit copies).
+#: What decoding a frame may take: bytes, and bytes for each of its own (JPEG 2000 works on several 32-bit copies).
 FRAME_MEMORY = (2**28, 24)
-#: The time that it may take: seconds, and values a second.
+#: The time that it may take: seconds, and bytes a second.
 FRAME_TIME = (30.0, 1e6)
 
 
@@ -54,9 +54,9 @@ def decode_pixels(header: Header, layout: PixelFormat) -> Array:
         pixels = _native(header, layout)
     else:
         form = frame_format(header, layout, syntax)
-        frames = [form.job(frame) for frame in compressed_frames(header.PixelData, layout, syntax)]
+        frames = [form.job(frame) for frame in compressed_frames(header.PixelData, form, layout.frames)]
         decoded: list[Array] = [np.empty(0)] * len(frames)
-        for number, values in decode_frames(frames, max(form.size, *(len(job["frame"]) for job in frames))):
+        for number, values in decode_frames(frames, form.size):
             decoded[number] = values.copy()
         pixels = np.stack(decoded)
     if layout.photometric == "PALETTE COLOR":
@@ -98,39 +98,46 @@ def frame_format(header: Header, layout: PixelFormat, syntax: str) -> FrameForma
     )
 
 
-def compressed_frames(data: bytes, layout: PixelFormat, syntax: str) -> list[bytes]:
+def compressed_frames(data: bytes, form: FrameFormat, count: int) -> list[bytes]:
     """The compressed frames in the value of a PixelData, each of the size that the header declares.
 
     Raises
     ------
     ReadError
-        If there are more or fewer than declared, or one says that it is of another size.
+        If there are more or fewer than `count`, or one is not of that size.
     """
-    frames = list(generate_frames(data, number_of_frames=layout.frames))
-    if len(frames) != layout.frames:
-        raise ReadError(f"DICOM: {layout.frames} frames are declared, {len(frames)} are there: cut off")
-    if syntax != RLE:
-        for frame in frames:
+    frames = list(generate_frames(data, number_of_frames=count))
+    if len(frames) != count:
+        raise ReadError(f"DICOM: {count} frames are declared, {len(frames)} are there: cut off")
+    for frame in frames:
+        if len(frame) > _room(form.size):
+            raise ReadError(
+                f"DICOM: a compressed frame has {len(frame):,} bytes, more than twice the {form.size:,} of its pixels: damaged"
+            )
+        if form.syntax != RLE and stream_size(frame) != (form.rows, form.columns):
             rows, columns = stream_size(frame)
-            if (rows, columns) != (layout.rows, layout.columns):
-                raise ReadError(
-                    f"DICOM: a compressed frame says it is {rows} x {columns}, the header says "
-                    f"{layout.rows} x {layout.columns}"
-                )
+            raise ReadError(
+                f"DICOM: a compressed frame says it is {rows} x {columns}, the header says {form.rows} x {form.columns}"
+            )
     return frames
 
 
-def decode_frames(jobs: Iterable[dict[str, object]], room: int) -> Iterator[tuple[int, Array]]:
+def _room(size: int) -> int:
+    """Bytes that a frame of `size` decoded bytes has, compressed or not. No honest encoder makes it twice as long."""
+    return 2 * size + 2**16
+
+
+def decode_frames(jobs: Iterable[dict[str, object]], size: int) -> Iterator[tuple[int, Array]]:
     """Decode compressed frames beside each other in processes with limits; in place where this process has limits.
 
-    A frame may take 256 MiB and 24 bytes a value beyond its pixels, and 30 seconds and one for every million values.
+    A frame may take 256 MiB and 24 times its size, and 30 seconds and one for every million bytes of it.
 
     Parameters
     ----------
     jobs : iterable of dict
         As :meth:`sagittal.read.codecs.FrameFormat.job` makes them; taken as frames are done.
-    room : int
-        Bytes of the largest frame, compressed or not.
+    size : int
+        Bytes of the largest decoded frame.
 
     Yields
     ------
@@ -150,9 +157,9 @@ def decode_frames(jobs: Iterable[dict[str, object]], room: int) -> Iterator[tupl
     running = limited.run(
         f"{decode_frame.__module__}:{decode_frame.__qualname__}",
         jobs,
-        memory_bytes=FRAME_MEMORY[0] + FRAME_MEMORY[1] * room,
-        timeout_s=FRAME_TIME[0] + room / FRAME_TIME[1],
-        room=room,
+        memory_bytes=FRAME_MEMORY[0] + FRAME_MEMORY[1] * size,
+        timeout_s=FRAME_TIME[0] + size / FRAME_TIME[1],
+        room=_room(size),
     )
     with closing(running):
         for number, result in running:

@@ -148,9 +148,12 @@ def _read_plain(frames: Sequence[StackFrame], slices: list[int], stack: Floats) 
 
 
 def _read_some(frames: Sequence[StackFrame], slices: list[int], stack: Floats) -> None:
+    first = frames[slices[0]].layout
+    values = np.empty(0, np.uint8)
     for k in slices:
         header, layout = cast(LazyHeader, frames[k].header), frames[k].layout
-        values = np.empty(layout.rows * layout.columns, f"<u{layout.allocated // 8}")
+        if values.itemsize != layout.allocated // 8 or not values.size:
+            values = np.empty(first.rows * first.columns, f"<u{layout.allocated // 8}")
         with open(header.path, "rb", buffering=0) as file:
             file.seek(header.pixels_at + frames[k].number * values.nbytes)
             view = values.view(np.uint8).data
@@ -174,14 +177,12 @@ def _read_packed(frames: Sequence[StackFrame], files: list[list[int]], stack: Fl
             header, layout = cast(LazyHeader, frames[slices[0]].header), frames[slices[0]].layout
             with open(header.path, "rb") as file:
                 file.seek(header.pixels_at)
-                found = compressed_frames(file.read(header.pixels_length), layout, header.syntax)
+                found = compressed_frames(file.read(header.pixels_length), form, layout.frames)
             for k in slices:
                 places.append(k)
                 yield form.job(found[frames[k].number])
 
-    sizes = (cast(LazyHeader, frames[slices[0]].header).pixels_length for slices in files)
-    room = max(*(form.size for form in forms), min(max(sizes), 2**30))
-    for number, values in decode_frames(jobs(), room):
+    for number, values in decode_frames(jobs(), max(form.size for form in forms)):
         k = places[number]
         _write(stack[k], values, frames[k].meaning)
 

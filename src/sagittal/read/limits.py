@@ -167,6 +167,8 @@ def as_read_error(what: str) -> Iterator[None]:
     except SagittalError:
         raise
     except MemoryError as error:
+        if within_limits:
+            raise  # the other process tells how much it may have
         raise ReadError(f"{what}: decoding needs more memory than there is") from error
     except RecursionError as error:
         raise ReadError(f"{what}: nested too deep to be an honest file") from error
