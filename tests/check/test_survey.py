@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from sagittal.case import Case
+from sagittal.case import Case, ImageSource
 from sagittal.check import survey as survey_module
 from sagittal.check.check_dataset import check_dataset
 from sagittal.check.facts import PERCENTILES, look_at
@@ -107,6 +107,31 @@ def test_relative_paths_are_those_of_this_process(pictures, monkeypatch):
 
     relative = [Case(f"p{n}", f"p{n}", {"image": file_source(f"p{n}", Path(f"p{n}.png"))}) for n in range(4)]
     assert not any(found.failed for found in survey(relative).values())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [-3.4e38, 3.4e38],
+        [np.nan, np.nan],
+        [np.inf, -np.inf],
+        [np.nan, 5.0],
+        [1e-45, 2e-45],
+        [-1.0, 70_000.0],
+    ],
+)
+def test_absurd_values_are_looked_at_all_the_same(values):
+    data = np.resize(np.array(values, np.float32), (1, 20, 30, 1))
+    case = Case("c", "c", {"image": ImageSource(lambda: Image(data, Grid((20, 30, 1)), bits=16))})
+    facts = survey([case])["c"].images["image"]
+    finite = data[np.isfinite(data)]
+    assert facts.finite == pytest.approx(finite.size / data.size)
+    assert facts.picture is not None
+    assert facts.descriptor is None or np.isfinite(facts.descriptor).all()
+    if finite.size:
+        assert (facts.low, facts.high) == (finite.min(), finite.max())
+    else:
+        assert np.isnan(facts.low)
 
 
 def test_no_pictures_where_none_are_wanted(pictures):

@@ -62,7 +62,7 @@ def describe(image: Image) -> Array | None:
     coefficients[(0,) * values.ndim] = 0
     weighted = coefficients * distance(side, values.ndim)
     norm = float(np.linalg.norm(weighted))
-    if norm < 1e-4 or _content(weighted) < _LEAST_CONTENT[values.ndim]:
+    if not norm >= 1e-4 or _content(weighted) < _LEAST_CONTENT[values.ndim]:
         return None
     return np.asarray(weighted / norm, dtype=np.float16)
 

@@ -89,6 +89,8 @@ class CaseFacts:
     mask_failed: str = ""
 
 
+# Values near the end of what float32 holds overflow where they are subtracted; such an image has no descriptor.
+@np.errstate(over="ignore", invalid="ignore")
 def look_at(case: Case, *, pictures: bool = True, large: bool = False) -> dict[str, Any]:
     """Read everything of a case once and keep what matters, not the pixels.
 
@@ -117,7 +119,8 @@ def look_at(case: Case, *, pictures: bool = True, large: bool = False) -> dict[s
             failed[name] = str(error)
             continue
         drawn = drawn or image
-        images[name] = _of_image(image, source, pictures, LARGE if large or isinstance(case.truth, Boxes) else SMALL)
+        side = LARGE if large or isinstance(case.truth, Boxes) else SMALL
+        images[name] = _of_image(image, source, pictures, side)
     if isinstance(case.truth, SegmentationSource):
         try:
             mask = _of_mask(case.truth.load(), drawn if pictures else None)
