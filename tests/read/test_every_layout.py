@@ -16,7 +16,7 @@ import pytest
 from sagittal import verbs
 from sagittal.case import Case
 from sagittal.dataset import Dataset
-from sagittal.errors import DataError, ReadError
+from sagittal.errors import ConfigError, DataError, ReadError
 from sagittal.labels import PLACE_KINDS, ClassScores, LabelScheme
 from sagittal.options import ReadOptions, TrainOptions
 from sagittal.read.manifest import CASES, ROW_SCHEMA, SCHEMA, read_manifest, write_manifest
@@ -404,3 +404,9 @@ def test_facts_count_boxes_and_structures(forms):
     facts = describe_dataset(open_dataset(forms["msd"]()[0]))
     assert (facts["classes"], facts["images"]) == ({"a": 1, "b": 1}, ["T1", "T2"])
     assert "outlined a: 1, b: 1" in dataset_text(facts)
+
+
+def test_a_reader_is_told_only_what_it_understands(write_png):
+    source = file_source("c1", write_png("a.png"), colour="red")
+    with pytest.raises(ConfigError, match="case c1: what the reader 'file' is told does not fit it .*'colour'"):
+        source.load()

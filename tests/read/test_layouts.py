@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -718,3 +721,28 @@ def test_cases_go_to_other_processes(tree, bench_data):
     for case in cases:
         again = pickle.loads(pickle.dumps(case))
         np.testing.assert_array_equal(again.image().data, case.image().data)
+
+
+def test_medmnist_is_fetched_by_its_package(tmp_path, monkeypatch):
+    """The package is not installed here; one of the same shape stands for it."""
+    asked = []
+
+    class BloodMNIST:
+        def __init__(self, *, split, download, size, root):
+            asked.append((split, download, size))
+            if size == 128:
+                raise RuntimeError("no route to host")
+            _save(Path(root) / "bloodmnist_64.npz", [[0], [1], [2]], shape=(64, 64, 3))
+
+    package = types.ModuleType("medmnist")
+    package.INFO = {"bloodmnist": {"python_class": "BloodMNIST"}}
+    package.BloodMNIST = BloodMNIST
+    monkeypatch.setitem(sys.modules, "medmnist", package)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    dataset = open_dataset("medmnist:bloodmnist_64")
+    assert (len(dataset), asked) == (9, [("test", True, 64)])
+    assert len(open_dataset("medmnist:bloodmnist_64")) == 9, "from the folder of the package, without asking again"
+    assert len(asked) == 1
+    with pytest.raises(ReadError, match=r"could not fetch it \(RuntimeError: no network\?\)\. Put bloodmnist_128\.npz"):
+        open_dataset("medmnist:bloodmnist_128")

@@ -153,9 +153,12 @@ def open_dataset(
 
 
 def _open(request: Request, layout: str | None) -> Dataset:
-    if request.labels is None and layout in {None, "table", "dicom_tree"}:
+    sign = None
+    if request.labels is None and layout is None and exists(Path(request.source)) and Path(request.source).is_dir():
+        sign = _sign(Path(request.source))
+    if request.labels is None and sign is None and layout in {None, "table", "dicom_tree"}:
         request = with_table(request)
-    name = layout or recognise(request)
+    name = layout or sign or recognise(request)
     if request.images and name not in {"dicom_tree", "files"}:
         raise ConfigError(f"--images joins the series of DICOM studies; this source is of the layout '{name}'")
     dataset = LAYOUTS[name](request)
@@ -172,8 +175,6 @@ def with_table(request: Request) -> Request:
         return request
     if path.is_file():
         return replace(request, source=str(path.parent), labels=path) if path.suffix.lower() in TABLES else request
-    if _sign(path) is not None:
-        return request
     tables = _tables(path)
     if len(tables) != 1 or not image_files(path):
         return request
@@ -184,7 +185,7 @@ def with_table(request: Request) -> Request:
 
 
 def recognise(request: Request) -> str:
-    """The layout of a source, from its name and its first files.
+    """The layout of a source that shows no sign of its own, from its name and its first files.
 
     Raises
     ------
@@ -210,8 +211,6 @@ def recognise(request: Request) -> str:
         return "dicom_tree" if _is_dicom(path) and not request.path_column else "table"
     if next(walk(path), None) is None:
         raise DataError(f"'{path.name}' is empty: no file lies in it or below it")
-    if (sign := _sign(path)) is not None:
-        return sign
     if request.images and _is_dicom(path):
         return "files"
     if is_pairs(path):

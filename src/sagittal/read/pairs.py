@@ -117,8 +117,11 @@ def is_pairs(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     tops = [f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith((".", "__"))]
+    classes = sorted(name for name in tops if _is_class(name))
+    if classes and (len(tops) < 3 or not any(_lone_mask(stem(f)) for f in image_files(folder / classes[0]))):
+        return False  # without a closer look: folders of classes may hold very many images
     pairs, _, _, where = _find(folder)
-    if any(_is_class(name) for name in tops):
+    if classes:
         holders = Counter(pair.image.relative_to(folder).parts[0] for pair in pairs)
         alone = len(holders) >= 3 and set(holders.values()) == {1}
         return alone and all(pair.masks for pair in pairs)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2s
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,10 @@ def item_source(case: str, path: Path, member: str, index: int, modality: str = 
 
 def _read(case: str, kind: str, way: str, files: tuple[Path, ...], options: Mapping[str, Any]) -> Any:
     ways: Mapping[str, Callable[..., Any]] = IMAGE_WAYS if kind == "images" else MASK_WAYS
+    try:
+        signature(ways[way]).bind(files, **options)
+    except TypeError as error:  # of a manifest that was changed
+        raise ConfigError(f"case {case}: what the reader '{way}' is told does not fit it ({error})") from error
     try:
         return ways[way](files, **options)
     except SagittalError as error:
