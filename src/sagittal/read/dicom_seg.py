@@ -413,13 +413,21 @@ def _label_map(header: Header, frames: _Frames, names: Mapping[int, object]) -> 
     padding = header.get("PixelPaddingValue")
     kind = np.uint8 if frames.bits == 8 else np.uint16
     layer = np.zeros((slices, rows * columns), dtype=kind)
-    seen = np.zeros(65536, dtype=bool)
+    seen: set[int] = set()
     for k, stored in zip(frames.slices, _stored(header, frames), strict=True):
         layer[k] = stored
         if padding is not None and int(padding) not in names:
             layer[k][stored == int(padding)] = 0
-        seen |= np.bincount(layer[k], minlength=65536)[:65536] > 0
-    present = [int(v) for v in np.flatnonzero(seen) if v]
+        seen |= _different(layer[k])
+    present = sorted(seen - {0})
     if strange := [v for v in present if v not in names]:
         raise ReadError(f"{_WHAT}: its label map holds the values {strange[:8]}, which no segment describes")
     return layer.reshape(1, slices, rows, columns).transpose(0, 3, 2, 1), present
+
+
+def _different(values: Array) -> set[int]:
+    """The values that occur among (N,) integers of 8 or 16 bits; bytes are looked at two at a time."""
+    if values.dtype.itemsize == 1 and values.size % 2 == 0:
+        pairs = np.bincount(values.view(np.uint16), minlength=65536).reshape(256, 256)
+        return set(np.flatnonzero(pairs.any(axis=0) | pairs.any(axis=1)).tolist())
+    return set(np.flatnonzero(np.bincount(values)).tolist())
