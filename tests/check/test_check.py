@@ -180,7 +180,7 @@ def test_voxels_that_are_not_finite(value):
     cases[1] = case(1, "malignant", reader=partial(read, values))
     found = only(check(cases), "not-finite")
     assert found.cases == ("c1",)
-    assert "1 cases hold NaN or infinite voxels: c1" in found.message
+    assert "1 case holds NaN or infinite voxels: c1" in found.message
 
 
 def test_constant_images():

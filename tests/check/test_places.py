@@ -116,7 +116,7 @@ def test_masks_of_real_files(tmp_path):
 def test_volumes_are_compared():
     dataset, told = organs(*[USUAL] * 20, partial(outline, {1: 3, 2: 40, 3: 10}))
     assert told["outlying-volume"].details == {"c20": "0.06 ml"}  # 3 voxels of 20 mm3
-    assert "'liver' is unusually small or large in 1 masks" in told["outlying-volume"].message
+    assert "'liver' is unusually small or large in 1 mask:" in told["outlying-volume"].message
     rows = structure_rows(dataset, look_through(dataset, near=False).facts)
     assert rows[1] == ("spleen", 21, "1 ml (1 to 1)")
 
@@ -165,7 +165,7 @@ def test_each_fault_of_a_box():
     )  # seven images of seven patients
     assert told["degenerate-box"].cases == ("c1",)
     assert told["degenerate-box"].message.startswith(
-        "2 boxes have no size, in 1 cases (c1; case c1: box 1 (red): (5, 5)"
+        "2 boxes without size, in 1 case (c1; case c1: box 1 (red): (5, 5)"
     )
     assert told["box-out-of-frame"].details == {"c2": "box 1 (red): (50, 10) to (64.5, 20), 1 beyond the 64 x 48 image"}
     assert told["doubled-box"].details == {"c3": "box 2 is box 1 again"}

@@ -16,7 +16,7 @@ import numpy as np
 
 from sagittal.case import Case
 from sagittal.check.facts import CaseFacts, ImageFacts
-from sagittal.check.findings import Finding, Severity
+from sagittal.check.findings import Finding, Severity, number_of
 from sagittal.check.leakage import leak_severity, split_by
 from sagittal.check.near import find_near
 from sagittal.dataset import Dataset
@@ -155,7 +155,7 @@ def _finding(severity: Severity, code: str, pairs: Sequence[Pair], what: str, ad
     named = tuple((pair.first.id, pair.second.id) for pair in pairs)
     cases = tuple(dict.fromkeys(case for pair in named for case in pair))
     shown = ", ".join(" = ".join(pair) for pair in named[:3]) + (f" and {len(named) - 3} more" if named[3:] else "")
-    count = f"{len(named)} pair{'s' * (len(named) > 1)} of cases"
+    count = f"{number_of(len(named), 'pair')} of cases"
     return Finding(severity, code, f"{count} {what}: {shown}. {advice}", cases, named, details)
 
 

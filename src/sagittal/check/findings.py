@@ -110,6 +110,15 @@ class Findings:
         return [f.to_json() for f in self._findings]
 
 
+def number_of(count: int, one: str, several: str = "") -> str:
+    """A count with its noun, and perhaps its verb.
+
+    >>> number_of(1, "mask lies", "masks lie"), number_of(1200, "box", "boxes"), number_of(2, "case")
+    ('1 mask lies', '1,200 boxes', '2 cases')
+    """
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
 def some(cases: Iterable[str], most: int = 5) -> str:
     """The first few case ids, for a message.
 

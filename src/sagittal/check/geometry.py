@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from sagittal.check.facts import CaseFacts
-from sagittal.check.findings import Finding, some
+from sagittal.check.findings import Finding, number_of, some
 from sagittal.grid import Grid
 
 #: Corners of two grids that lie within this share of a voxel's shortest edge are at the same place: headers keep four to
@@ -44,7 +44,7 @@ def check_grids(facts: Mapping[str, CaseFacts]) -> Iterator[Finding]:
         yield Finding(
             "error",
             "mask-on-another-grid",
-            f"{len(wrong)} masks do not lie on the grid of their image: {_first(wrong)}. Draw them on the image again, or "
+            f"{number_of(len(wrong), 'mask does', 'masks do')} not lie on the grid of the image: {_first(wrong)}. Draw them on the image again, or "
             "resample the mask onto the image's grid by nearest neighbour and look at it.",
             tuple(wrong),
             details=wrong,
@@ -53,7 +53,7 @@ def check_grids(facts: Mapping[str, CaseFacts]) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "mask-slightly-off",
-            f"{len(slight)} masks lie less than half a voxel beside their image: {_first(slight)}. The voxels are taken as "
+            f"{number_of(len(slight), 'mask lies', 'masks lie')} less than half a voxel beside the image: {_first(slight)}. The voxels are taken as "
             "they are numbered; copy the image's header to the mask if that is meant.",
             tuple(slight),
             details=slight,
@@ -62,7 +62,7 @@ def check_grids(facts: Mapping[str, CaseFacts]) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "images-on-different-grids",
-            f"the images of {len(images)} cases do not share a grid: {_first(images)}. They are resampled onto the first one "
+            f"the images of {number_of(len(images), 'case')} do not share a grid: {_first(images)}. They are resampled onto the first one "
             "where a model sees both; check that they are of one examination.",
             tuple(images),
             details=images,

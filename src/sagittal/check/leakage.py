@@ -8,7 +8,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from sagittal.case import Case
-from sagittal.check.findings import Finding, Severity, some
+from sagittal.check.findings import Finding, Severity, number_of, some
 from sagittal.dataset import Dataset
 
 #: Bytes of files that are compared in full; beyond it only their sizes, starts and ends are.
@@ -41,7 +41,7 @@ def check_patients(dataset: Dataset) -> Iterator[Finding]:
         yield Finding(
             "error",
             "patient-in-two-splits",
-            f"{len(leaking)} patients have cases in more than one split ({some(cases)}): the test would be of patients "
+            f"{number_of(len(leaking), 'patient has', 'patients have')} cases in more than one split ({some(cases)}): the test would be of patients "
             "that were trained on. Move all cases of a patient to one split.",
             cases,
         )
@@ -63,7 +63,7 @@ def check_files(dataset: Dataset) -> Iterator[Finding]:
         yield Finding(
             leak_severity(dataset),
             "file-in-two-splits",
-            f"{len(pairs)} pair{'s' * (len(pairs) > 1)} of cases in two splits have the same files, byte by byte ({' = '.join(pairs[0])}): scores on the held-out "
+            f"{number_of(len(pairs), 'pair')} of cases in two splits have the same files, byte by byte ({' = '.join(pairs[0])}): scores on the held-out "
             "split would be too good. Remove the copies from training.",
             cases,
             pairs,

@@ -8,7 +8,7 @@ import numpy as np
 
 from sagittal.case import Case
 from sagittal.check.facts import CaseFacts
-from sagittal.check.findings import Finding, Severity, some
+from sagittal.check.findings import Finding, Severity, number_of, some
 from sagittal.dataset import Dataset
 from sagittal.truth import Boxes
 from sagittal.types import Array, Floats
@@ -36,7 +36,7 @@ def check_objects(dataset: Dataset, facts: Mapping[str, CaseFacts]) -> Iterator[
             yield Finding(
                 severity,
                 key,
-                f"{boxes} boxes {what}, in {len(odd[key])} cases ({some(odd[key])}; case {first}: {text}). {advice}",
+                f"{number_of(boxes, 'box', 'boxes')} {what}, in {number_of(len(odd[key]), 'case')} ({some(odd[key])}; case {first}: {text}). {advice}",
                 tuple(odd[key]),
                 details=odd[key],
             )
@@ -57,17 +57,17 @@ def check_objects(dataset: Dataset, facts: Mapping[str, CaseFacts]) -> Iterator[
 
 #: Code -> severity, what is wrong, what to do.
 _MESSAGES: dict[str, tuple[Severity, str, str]] = {
-    "unknown-box-class": ("error", "are of no class of the scheme", "Correct the class, or name it in the data set."),
+    "unknown-box-class": ("error", "of no class of the scheme", "Correct the class, or name it in the data set."),
     "degenerate-box": (
-        "warning", "have no size",
+        "warning", "without size",
         "They enclose nothing and are left out; draw them again or remove them.",
     ),
     "box-out-of-frame": (
-        "warning", "reach beyond the image",
+        "warning", "beyond the edge of the image",
         "They are cut at its edge; check that image and boxes belong together.",
     ),
-    "doubled-box": ("warning", f"share {DOUBLED:.0%} of their area with another of their class", "Keep one of each."),
-    "tiny-box": ("warning", f"are less than {TINY:g} voxels wide", "Look whether they were clicked by mistake."),
+    "doubled-box": ("warning", f"with {DOUBLED:.0%} of the area in common with another of the class", "Keep one of each."),
+    "tiny-box": ("warning", f"less than {TINY:g} voxels wide", "Look whether they were clicked by mistake."),
 }  # fmt: skip
 
 

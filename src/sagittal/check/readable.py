@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from sagittal.check.facts import CaseFacts, ImageFacts
-from sagittal.check.findings import Finding, Severity, some
+from sagittal.check.findings import Finding, Severity, number_of, some
 
 _KINDS: tuple[tuple[str, Severity, str], ...] = (
     ("channels", "warning", "Grey is repeated to colour; save them alike if that is not meant."),
@@ -66,7 +66,7 @@ def _empty(facts: Mapping[str, CaseFacts]) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "not-finite",
-            f"{len(infinite)} cases hold NaN or infinite voxels: {some(infinite)}. They cannot be "
+            f"{number_of(len(infinite), 'case holds', 'cases hold')} NaN or infinite voxels: {some(infinite)}. They cannot be "
             "trained on; convert them again, or leave them out.",
             infinite,
             details=shares,
@@ -76,7 +76,8 @@ def _empty(facts: Mapping[str, CaseFacts]) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "constant",
-            f"{len(constant)} images have the same value everywhere: {some(constant)}. They carry no information.",
+            f"{number_of(len(constant), 'image has', 'images have')} the same value everywhere: {some(constant)}. That is no "
+            "information.",
             constant,
             details={case: _told(facts[case], lambda i: f"{i.low:g} {_unit(i)}".strip()) for case in constant},
         )
@@ -88,7 +89,7 @@ def _unsafe(facts: Mapping[str, CaseFacts]) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "burned-in",
-            f"{len(burned)} images say that text is burned into their pixels (BurnedInAnnotation is YES): {some(burned)}. "
+            f"{number_of(len(burned), 'image says', 'images say')} that text is burned into their pixels (BurnedInAnnotation is YES): {some(burned)}. "
             "It may name the patient, and a model may read it instead of the image; mask it, or leave them out.",
             burned,
         )
@@ -97,7 +98,7 @@ def _unsafe(facts: Mapping[str, CaseFacts]) -> Iterator[Finding]:
         yield Finding(
             "error",
             "executable-preamble",
-            f"{len(programs)} DICOM files begin as a program does, in the 128 bytes before their own mark: {some(programs)}. "
+            f"{number_of(len(programs), 'DICOM file begins', 'DICOM files begin')} as a program does, in the 128 bytes before their own mark: {some(programs)}. "
             "They may be malware; have them examined, and clear the preamble before anyone opens them.",
             programs,
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from sagittal.check.facts import CaseFacts, MaskFacts
-from sagittal.check.findings import Finding, some
+from sagittal.check.findings import Finding, number_of, some
 from sagittal.dataset import Dataset
 
 #: Masks with a structure below which its usual volume is not known.
@@ -30,7 +30,7 @@ def check_structures(dataset: Dataset, facts: Mapping[str, CaseFacts]) -> Iterat
         yield Finding(
             "error",
             "unknown-mask-value",
-            f"{len(strangers)} masks hold values that mean no structure: {some(values)} ({some(strangers)}). Expected 0 and "
+            f"{number_of(len(strangers), 'mask holds', 'masks hold')} values that mean no structure: {some(values)} ({some(strangers)}). Expected 0 and "
             f"the values of {', '.join(dataset.scheme.classes)}. Name them in the data set's description, or correct the "
             "masks.",
             tuple(strangers),
@@ -101,7 +101,7 @@ def _volumes(name: str, outlined: Mapping[str, MaskFacts]) -> Iterator[Finding]:
         yield Finding(
             "note",
             "outlying-volume",
-            f"'{name}' is unusually small or large in {len(odd)} masks: {some(odd)}. Usual is {usual:.3g} ml; {example} has "
+            f"'{name}' is unusually small or large in {number_of(len(odd), 'mask')}: {some(odd)}. Usual is {usual:.3g} ml; {example} has "
             f"{odd[example]}. Look at the outlines.",
             tuple(odd),
             details=odd,
