@@ -357,13 +357,16 @@ def test_tables_that_cannot_be_used_say_why(clinic, text, options, error, messag
         open_dataset(clinic, **options)
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "xlsx"])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255), st.integers(1, 6)), min_size=1, max_size=5))
 def test_mutated_tables_end_in_a_data_set_or_in_our_errors(clinic, suffix, changes):
     path = clinic / f"t.{suffix}"
     frame = pd.DataFrame([row.split(",") for row in ROWS.split()[1:]], columns=ROWS.split(maxsplit=1)[0].split(","))
-    frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
+    if suffix == "parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False) if suffix == "csv" else frame.to_excel(path, index=False)
     raw = bytearray(path.read_bytes())
     for place, value, length in changes:
         at = int(place * len(raw))
