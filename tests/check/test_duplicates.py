@@ -75,6 +75,16 @@ def test_the_rule(make_pixels, others, splits, patients, severity, code, near):
     assert "patient of" not in finding.message
 
 
+def test_series_of_one_patient_are_alike(make_pixels, others):
+    """The same plane before and after contrast agent, which brightens some places: no copy."""
+    before = make_pixels(1, (96, 96)).astype(float)
+    after = np.clip(before + 0.26 * make_pixels(2, (96, 96)), 0, 255).astype(np.uint8)
+    pair = [case("x", before.astype(np.uint8)), case("y", after)]
+    assert 0.92 < float(found([*others, *pair])["near-copy-of-two-patients"].details["x = y"].split()[1]) < 0.99
+    pair = [case("x", before.astype(np.uint8), patient="p"), case("y", after, patient="p")]
+    assert "near-copy-of-one-patient" not in found([*others, *pair])
+
+
 def test_a_turned_copy_is_told_as_such(make_pixels, others):
     """A turned copy holds the same values; one that was also encoded again does not."""
     pixels = make_pixels(1, (64, 64))
