@@ -545,9 +545,10 @@ def info(thing: str | Path, *, target: str | None = None, options: ReadOptions |
 def doctor() -> dict[str, Any]:
     """What this machine and this installation have, and whether a self test passes."""
     from sagittal.machine import examine
-    from sagittal.read.dicom_pixels import DECODERS
+    from sagittal.read.codecs import COMPRESSED, IN_CORE, RLE
 
-    return examine(DECODERS)
+    core = {uid: "pydicom" if uid == RLE else "pillow" for uid in IN_CORE}
+    return examine({uid: core.get(uid, "imagecodecs") for uid in sorted(COMPRESSED)})
 
 
 fit = train
