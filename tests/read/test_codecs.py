@@ -279,6 +279,25 @@ def test_frames_are_decoded_in_a_process_with_limits(write_series, write_slice, 
         read_dicom_series(paths)
 
 
+@pytest.mark.parametrize("syntax", [JPEG + "51", *ENCODERS])
+def test_a_cut_file_is_refused_wherever_it_is_cut(write_slice, syntax):
+    values = np.repeat(np.arange(200, dtype=np.uint8)[:, np.newaxis], 100, axis=1)
+    frame = imagecodecs.jpeg8_encode(values) if syntax == JPEG + "51" else ENCODERS[syntax](values, 8)
+    path = write_packed(write_slice, "a.dcm", syntax, values, encapsulate([frame]))
+    raw = path.read_bytes()
+    assert read_dicom(path).data.shape == (1, 100, 200, 1)
+    start = raw.find(b"\xe0\x7f\x10\x00")
+    for end in [*range(start + 12, len(raw), max((len(raw) - start) // 12, 1)), len(raw) - 1]:
+        path.write_bytes(raw[:end])
+        with pytest.raises(ReadError):
+            read_dicom(path)
+    # The same within a whole file.
+    for part in (0.3, 0.7, 0.9):
+        short = write_packed(write_slice, "b.dcm", syntax, values, encapsulate([frame[: int(len(frame) * part)]]))
+        with pytest.raises(ReadError):
+            read_dicom(short)
+
+
 def test_a_frame_far_longer_than_its_pixels_is_refused(write_slice):
     values = grey(16, False)
     frame = ENCODERS[JPEG + "80"](values, 16) + bytes(70_000)

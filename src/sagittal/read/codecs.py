@@ -65,6 +65,8 @@ def decode_frame(job: dict[str, Any]) -> Array:
     frame = job.pop("frame")
     form = FrameFormat(**job)
     with as_read_error("compressed DICOM"):
+        if form.syntax in _WITH_END:
+            _check_end(frame, form)
         decoder = _COLOUR.get(form.syntax, _by_pydicom) if form.samples > 1 else _GREY[form.syntax]
         values = decoder(frame, form)
         if values.size != form.rows * form.columns * form.samples:
@@ -73,6 +75,13 @@ def decode_frame(job: dict[str, Any]) -> Array:
                 f"{form.rows} x {form.columns} x {form.samples}"
             )
         return values.reshape(form.rows, form.columns, form.samples)
+
+
+def _check_end(frame: bytes, form: FrameFormat) -> None:
+    """The end marker of a stream, which its data cannot hold: decoders fill up in grey what is missing."""
+    start = 0 if _GREY[form.syntax] is _high_throughput else start_of_frame(frame)[3]
+    if frame.find(b"\xff\xd9", start) < 0:
+        raise ReadError("DICOM: a compressed frame has no end: cut off")
 
 
 def cut_to_bits(values: Array, *, allocated: int, stored: int, high: int, signed: bool) -> Array:
@@ -314,6 +323,7 @@ COLOUR_PLUGINS = {
     **dict.fromkeys((_JPEG + n for n in ("90", "91", "201", "202", "203")), "pylibjpeg"),
 }
 _NEEDED = {"pyjpegls": "jpeg_ls", "pylibjpeg": "openjpeg"}
+_WITH_END = frozenset(uid for uid, decoder in _GREY.items() if decoder is not _run_lengths and decoder is not _jpeg2000)
 #: Transfer syntaxes of compressed frames that are read.
 COMPRESSED = frozenset(_GREY)
 #: Those that ask for no package beyond the core.

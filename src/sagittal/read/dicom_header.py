@@ -24,6 +24,7 @@ from sagittal.read.dicom_file import EXPLICIT_LITTLE, IMPLICIT, open_dicom
 from sagittal.read.limits import MAX_SEQUENCE_DEPTH
 
 PIXEL_DATA = 0x7FE00010
+_FLOAT_PIXELS = 0x7FE00008  # before it lie a group length and offset tables of the pixels
 _CHARACTER_SET = 0x00080005
 _UNDEFINED = 0xFFFFFFFF
 _LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
@@ -124,7 +125,7 @@ def _indexed(path: Path, data: bytes, size: int, memo: Memo) -> LazyHeader:
         tag = (key & 0xFFFF) << 16 | key >> 16
         if tag <= last or tag < 0x00080000:
             raise _Unusual
-        if tag >= 0x7FE00000:
+        if tag >= _FLOAT_PIXELS:
             break
         last = tag
         if length == _UNDEFINED:

@@ -6,6 +6,7 @@ compared with Rows and Columns before it goes there.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 
@@ -120,6 +121,25 @@ def compressed_frames(data: bytes, form: FrameFormat, count: int) -> list[bytes]
                 f"DICOM: a compressed frame says it is {rows} x {columns}, the header says {form.rows} x {form.columns}"
             )
     return frames
+
+
+def check_items(data: bytes) -> None:
+    """Walk the fragments of a compressed PixelData as it lies in a file, to the delimiter that ends it (PS3.5 A.4).
+
+    Raises
+    ------
+    ReadError
+        If a fragment reaches past the end, or the delimiter is missing.
+    """
+    at = 0
+    while at + 8 <= len(data):
+        tag, length = struct.unpack_from("<II", data, at)
+        if tag == 0xE0DDFFFE:
+            return
+        if tag != 0xE000FFFE:
+            raise ReadError("DICOM: between the fragments of the compressed pixels stands something else: damaged")
+        at += 8 + length
+    raise ReadError("DICOM: cut off, the compressed pixels have no end")
 
 
 def _room(size: int) -> int:

@@ -23,6 +23,7 @@ from sagittal.read.dicom_header import LazyHeader, Memo, open_header
 from sagittal.read.dicom_pixels import (
     NATIVE,
     by_layout,
+    check_items,
     compressed_frames,
     decode_frames,
     decode_pixels,
@@ -177,7 +178,9 @@ def _read_packed(frames: Sequence[StackFrame], files: list[list[int]], stack: Fl
             header, layout = cast(LazyHeader, frames[slices[0]].header), frames[slices[0]].layout
             with open(header.path, "rb") as file:
                 file.seek(header.pixels_at)
-                found = compressed_frames(file.read(header.pixels_length), form, layout.frames)
+                data = file.read(header.pixels_length)
+            check_items(data)
+            found = compressed_frames(data, form, layout.frames)
             for k in slices:
                 places.append(k)
                 yield form.job(found[frames[k].number])
