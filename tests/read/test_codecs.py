@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import struct
 import sys
 
 import numpy as np
+import PIL.Image
 import pydicom
 import pytest
 from hypothesis import given, settings
@@ -121,6 +123,22 @@ def test_ybr_in_run_lengths_becomes_rgb():
     ybr = np.array([[[100, 128, 128], [100, 128, 228]]], np.uint8)
     found = decode_frame(FrameFormat(RLE, 1, 2, 3, 8, 8, 7, False, "YBR_FULL").job(rle(ybr)))
     np.testing.assert_allclose(found[0], [[100, 100, 100], [240, 29, 100]], atol=1)
+
+
+def test_the_reversible_colour_transform_of_jpeg2000_is_undone():
+    values = np.random.default_rng(0).integers(0, 256, (33, 21, 3), np.uint8)
+    frame = imagecodecs.jpeg2k_encode(values, codecformat="j2k", level=0, reversible=True, mct=True)
+    found = decode_frame(FrameFormat(JPEG + "90", 33, 21, 3, 8, 8, 7, False, "YBR_RCT").job(frame))
+    np.testing.assert_array_equal(found, values)
+
+
+def test_baseline_colour_equals_pillows():
+    values = np.zeros((32, 32, 3), np.uint8)
+    values[:16] = 200, 30, 60
+    frame = imagecodecs.jpeg8_encode(values, level=95)
+    found = decode_frame(FrameFormat(JPEG + "50", 32, 32, 3, 8, 8, 7, False, "YBR_FULL_422").job(frame))
+    with PIL.Image.open(io.BytesIO(frame)) as picture:
+        np.testing.assert_allclose(found, np.asarray(picture), atol=2)
 
 
 def test_32_bits_in_run_lengths():
