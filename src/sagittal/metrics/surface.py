@@ -19,6 +19,7 @@ References
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -76,11 +77,8 @@ class Distances:
             return math.inf
         if self.elements == "voxel":
             return float(np.percentile(self.mm, q))
-        order = np.argsort(self.mm)
-        share = np.cumsum(self.size[order])
         # A share that misses by rounding alone is reached.
-        at = int(np.searchsorted(share, q / 100 * share[-1] * (1 - 1e-12)))
-        return float(self.mm[order[min(at, len(order) - 1)]])
+        return _weighted_quantile(self.mm, self.size, q / 100 * float(self.size.sum()) * (1 - 1e-12), q / 100)
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,13 +308,63 @@ def _elements(mask: Array, spacing: Floats, elements: Elements) -> tuple[Array, 
     return places, table[code]
 
 
+def _weighted_quantile(values: Floats, sizes: Floats, reach: float, share: float) -> float:
+    """The smallest value up to which the sizes add up to `reach`, sorting only where it lies."""
+    near = values == 0
+    less = float(sizes[near].sum())
+    if less >= reach:
+        return 0.0
+    values, sizes = values[~near], sizes[~near]
+    # Most elements lie well below a high percentile; where their areas say otherwise, the other part is sorted.
+    place = int(len(values) * max(0.0, share - 0.1))
+    low = values <= np.partition(values, place)[place]
+    below = less + float(sizes[low].sum())
+    part, start = (~low, below) if below < reach and not low.all() else (low, less)
+    order = np.argsort(values[part])
+    at = int(np.searchsorted(start + np.cumsum(sizes[part][order]), reach))
+    return float(values[part][order[min(at, len(order) - 1)]])
+
+
 def _nearest(first: Array, second: Array, shape: tuple[int, ...], spacing: Floats) -> tuple[Floats, Floats]:
     """Distance from each place of one surface to the nearest of the other, both ways."""
     if len(first) == 0 or len(second) == 0:
         return np.full(len(first), np.inf), np.full(len(second), np.inf)
-    if len(first) + len(second) > _TREE_SHARE * math.prod(shape):
-        return _by_transform(first, second, shape, spacing), _by_transform(second, first, shape, spacing)
-    return _by_tree(first, second, shape, spacing)
+    flags = np.zeros((2, math.prod(shape)), dtype=bool)
+    flags[0, first] = flags[1, second] = True
+    find = _by_transform if len(first) + len(second) > _TREE_SHARE * math.prod(shape) else _by_tree
+    beside = _neighbours(shape, spacing)
+    out = []
+    for places, others, other in ((first, second, flags[1]), (second, first, flags[0])):
+        # Most elements of a good answer lie on the other surface or beside it.
+        distances = np.zeros(len(places))
+        rest = np.flatnonzero(~other[places])
+        for step, length in beside:
+            found = other[places[rest] + step]
+            distances[rest[found]] = length
+            rest = rest[~found]
+        if len(rest):
+            distances[rest] = find(places[rest], others, shape, spacing)
+        out.append(distances)
+    return out[0], out[1]
+
+
+def _neighbours(shape: tuple[int, ...], spacing: Floats) -> list[tuple[int, float]]:
+    """Steps in flat memory to the neighbours that are nearer than any voxel beyond them, with their distance, in order.
+
+    No surface element lies at the upper rim of the padded box, so that a step that leaves the box at one side and comes in
+    at the other, or before the first place, finds nothing.
+    """
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    steps = [step for step in itertools.product((-1, 0, 1), repeat=len(shape)) if any(step)]
+    lengths = [
+        (float(np.linalg.norm(np.array(step) * spacing)), sum(a * b for a, b in zip(step, strides, strict=True)))
+        for step in steps
+    ]
+    return [(place, length) for length, place in sorted(lengths) if length <= 2 * spacing.min()]
+
+
+def _points(places: Array, shape: tuple[int, ...], spacing: Floats) -> Floats:
+    return np.stack(np.unravel_index(places, shape), axis=1) * spacing
 
 
 def _by_transform(places: Array, others: Array, shape: tuple[int, ...], spacing: Floats) -> Floats:
@@ -324,22 +372,16 @@ def _by_transform(places: Array, others: Array, shape: tuple[int, ...], spacing:
 
     free = np.ones(shape, dtype=bool)
     free.reshape(-1)[others] = False
-    return np.asarray(ndimage.distance_transform_edt(free, sampling=spacing).reshape(-1)[places])
+    # Only the indices of the nearest: the distances of all voxels would take as long again.
+    nearest = ndimage.distance_transform_edt(free, sampling=spacing, return_distances=False, return_indices=True)
+    steps = [row.reshape(-1)[places] for row in nearest]
+    away = np.stack(steps, axis=1) - np.stack(np.unravel_index(places, shape), axis=1)
+    return np.asarray(np.linalg.norm(away * spacing, axis=1))
 
 
-def _by_tree(first: Array, second: Array, shape: tuple[int, ...], spacing: Floats) -> tuple[Floats, Floats]:
+def _by_tree(places: Array, others: Array, shape: tuple[int, ...], spacing: Floats) -> Floats:
     from scipy.spatial import cKDTree
 
-    flags = np.zeros((2, math.prod(shape)), dtype=bool)
-    flags[0, first] = flags[1, second] = True
-    points = [np.stack(np.unravel_index(places, shape), axis=1) * spacing for places in (first, second)]
-    out = []
-    for own, places in ((0, first), (1, second)):
-        apart = ~flags[1 - own, places]  # most elements of a good answer lie on the other surface
-        distances = np.zeros(len(places))
-        if apart.any():
-            # Points on a lattice are spread evenly enough for cuts in the middle, which are fast to make.
-            tree = cKDTree(points[1 - own], leafsize=32, balanced_tree=False)
-            distances[apart] = tree.query(points[own][apart], workers=-1)[0]
-        out.append(distances)
-    return out[0], out[1]
+    # Points on a lattice are spread evenly enough for cuts in the middle, which are fast to make.
+    tree = cKDTree(_points(others, shape, spacing), leafsize=32, balanced_tree=False)
+    return np.asarray(tree.query(_points(places, shape, spacing), workers=-1)[0])
