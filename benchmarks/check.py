@@ -3,7 +3,7 @@
     python benchmarks/check.py [--images 10000] [--data FOLDER] [--keep FOLDER]
 
 The pictures are HAM10000's, each changed a little (turned, cropped, brightened), written as JPEG; without the data they are
-synthetic. The plain loop opens each file with Pillow and hashes its pixels with hashlib, in one process: it finds exact
+synthetic. Several come from one original, so some pairs are near copies of each other, where the turns happen to agree. The plain loop opens each file with Pillow and hashes its pixels with hashlib, in one process: it finds exact
 copies and unreadable files, and nothing else.
 """
 
