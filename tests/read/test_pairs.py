@@ -176,3 +176,30 @@ def test_chase(bench_data):
     second = open_dataset(bench_data / "chase", target="2ndHO")
     assert second.cases[0].truth.files[0].name == "Image_01L_2ndHO.png"
     assert open_dataset(bench_data / "chase", target="vessel").scheme.classes == ("vessel",)
+
+
+def slicer_file(path, *names, broken=False):
+    """A segmentation as 3D Slicer saves it: one value a segment."""
+    keys = "".join(
+        f"Segment{n}_Name:={name}\nSegment{n}_LabelValue:={n + 1}\nSegment{n}_Layer:=0\n"
+        for n, name in enumerate(names)
+    )
+    head = "NRRD0004\ntype: unsigned char\ndimension: 3\nspace: left-posterior-superior\nsizes: 4 3 2\n"
+    head += "space directions: (0.7,0,0) (0,0.5,0) (0,0,3)\nspace origin: (1,2,3)\nencoding: raw\n" + keys + "\n"
+    values = np.arange(24, dtype=np.uint8) % (len(names) + 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"NRRD nonsense" if broken else head.encode() + values.tobytes())
+
+
+def test_segmentations_of_slicer_keep_their_names(tmp_path):
+    for n, names in enumerate((("liver", "tumour"), ("liver",), ("spleen",))):
+        slicer_file(tmp_path / f"images/p{n}.nrrd")
+        slicer_file(tmp_path / f"masks/p{n}.seg.nrrd", *names)
+    slicer_file(tmp_path / "images/p3.nrrd")
+    slicer_file(tmp_path / "masks/p3.seg.nrrd", broken=True)
+    dataset = open_dataset(tmp_path)
+    assert dataset.scheme.classes == ("liver", "tumour", "spleen")
+    assert [case.truth.structures for case in dataset] == [("liver", "tumour"), ("liver",), ("spleen",)]
+    assert values_of(dataset.cases[0]) == {"liver": 8, "tumour": 8}
+    assert list(reasons(dataset)) == ["images/p3"]
+    assert "case" not in reasons(dataset)["images/p3"]

@@ -113,6 +113,13 @@ def load_nrrd(path: Path) -> Nrrd:
         return Nrrd(channels_first(values, sizes, spatial), grid, fields, keys)
 
 
+def nrrd_keys(path: Path) -> dict[str, str]:
+    """The key/value pairs of an NRRD header; its values are not read. Errors as of :func:`read_nrrd`."""
+    check_file(path)
+    with as_read_error("NRRD"), path.open("rb") as file:
+        return _header(file)[1]
+
+
 def nrrd_data_file(path: Path) -> Path | None:
     """The data file beside a detached header; ``None`` where the values lie in the file itself."""
     with as_read_error("NRRD"), path.open("rb") as file:

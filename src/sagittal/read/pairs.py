@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from sagittal.labels import KINDS, LabelScheme
 from sagittal.read.files import SPLIT_NAMES, image_files
 from sagittal.read.label_map import FOREGROUND, label_values
 from sagittal.read.open_image import stem
+from sagittal.read.seg_nrrd import seg_nrrd_names
 from sagittal.read.sources import file_source, make_mask_source
 from sagittal.read.studies import unique
 from sagittal.read.truths import is_lateral
@@ -37,6 +39,7 @@ _WORDS = (
 )  # fmt: skip
 #: Second readings of what another file outlines already; used where they are asked for.
 _SECOND = frozenset({"2ndho", "manual2"})
+_SLICER = ".seg.nrrd"
 _BESIDE = "in the folder beside the images"
 #: Masks that are looked at to find out which values they hold.
 _SAMPLE = 12
@@ -86,7 +89,11 @@ def open_pairs(request: Request) -> Dataset:
         if empty:
             skipped.append(Skipped(name, "the file is empty (0 bytes)"))
             continue
-        truth = masks.source(name, [file for _, file in chosen])
+        try:
+            truth = masks.source(name, [file for _, file in chosen])
+        except SagittalError as error:
+            skipped.append(Skipped(name, str(error)))
+            continue
         cases.append(
             Case(
                 name,
@@ -185,6 +192,12 @@ class MaskScheme:
         self.named = dict(named) if named else None
         self.structure = structure
         self._notes: tuple[str, ...] = ()
+        self._slicer = self.named is None and all(f.name.lower().endswith(_SLICER) for files in masks for f in files)
+        if self._slicer:
+            names = _segment_names(masks)
+            self._notes = ("structures by the segments that the masks name",)
+            self.scheme = LabelScheme("structures", names, "mask", lateral=is_lateral(names))
+            return
         if self.named is None:
             values, looked = self._look(masks)
             if len(values) > 1:
@@ -201,6 +214,10 @@ class MaskScheme:
 
     def source(self, case: str, files: Sequence[Path]) -> SegmentationSource:
         """The segmentation of a case."""
+        if self._slicer:
+            if len(files) > 1:
+                raise DataError(f"case {case}: has {len(files)} segmentations; give one an image")
+            return make_mask_source(case, "seg_nrrd", files, structures=seg_nrrd_names(files[0]))
         options: dict[str, Any] = {"names": [self.structure] * len(files)}
         if self.named is not None:
             if len(files) > 1:
@@ -230,6 +247,17 @@ class MaskScheme:
                 several |= values if len(values) > 1 else set()
         # Masks of 0 and 255 beside masks of 0 and 1 are one structure; a mask with two values is not.
         return (sorted(most) if several else sorted(most)[:1]), looked
+
+
+def _segment_names(masks: Sequence[Sequence[Path]]) -> tuple[str, ...]:
+    """The names that occur in segmentations of 3D Slicer; damaged ones are told when their case is made."""
+    names: dict[str, None] = {}
+    for file in (file for files in masks for file in files):
+        with suppress(SagittalError):
+            names.update(dict.fromkeys(seg_nrrd_names(file)))
+    if not names:
+        raise DataError(f"none of the {len(masks)} .seg.nrrd files names a segment that can be read")
+    return tuple(names)
 
 
 def mask_suffix(name: str, base: str) -> str | None:

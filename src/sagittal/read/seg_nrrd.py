@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sagittal.errors import ReadError
-from sagittal.read.nrrd import load_nrrd
+from sagittal.read.nrrd import load_nrrd, nrrd_keys
 from sagittal.truth import Segmentation, Structure
 from sagittal.types import Array
 
@@ -30,17 +30,8 @@ def read_seg_nrrd(path: Path) -> Segmentation:
     """
     nrrd = load_nrrd(path)
     layers = unsigned(nrrd.data, "NRRD segmentation")
-    segments: dict[int, dict[str, str]] = {}
-    for key, text in nrrd.keys.items():
-        if found := _SEGMENT.fullmatch(key):
-            segments.setdefault(int(found[1]), {})[found[2]] = text
-    if not segments:
-        raise ReadError(
-            "NRRD segmentation: the header describes no segments (no Segment0_Name); read it as a label map instead"
-        )
-    names = different_names(
-        segment.get("Name") or segment.get("ID") or f"segment {n}" for n, segment in sorted(segments.items())
-    )
+    segments = _segments(nrrd.keys)
+    names = _names(segments)
     structures = []
     for name, (number, segment) in zip(names, sorted(segments.items()), strict=True):
         layer = _whole_number(segment, "Layer", number if "LabelValue" not in segment else 0)
@@ -53,6 +44,29 @@ def read_seg_nrrd(path: Path) -> Segmentation:
         structures.append(Structure(name, (value,), layer, _code(segment.get("Tags", ""))))
     check_named(layers, structures, "NRRD segmentation")
     return Segmentation(layers, nrrd.grid, tuple(structures))
+
+
+def seg_nrrd_names(path: Path) -> tuple[str, ...]:
+    """The names of the segments in a ``.seg.nrrd`` by its header alone. Errors as of :func:`read_seg_nrrd`."""
+    return tuple(_names(_segments(nrrd_keys(path))))
+
+
+def _segments(keys: Mapping[str, str]) -> dict[int, dict[str, str]]:
+    segments: dict[int, dict[str, str]] = {}
+    for key, text in keys.items():
+        if found := _SEGMENT.fullmatch(key):
+            segments.setdefault(int(found[1]), {})[found[2]] = text
+    if not segments:
+        raise ReadError(
+            "NRRD segmentation: the header describes no segments (no Segment0_Name); read it as a label map instead"
+        )
+    return segments
+
+
+def _names(segments: Mapping[int, Mapping[str, str]]) -> list[str]:
+    return different_names(
+        segment.get("Name") or segment.get("ID") or f"segment {n}" for n, segment in sorted(segments.items())
+    )
 
 
 def _whole_number(segment: Mapping[str, str], key: str, default: int) -> int:
