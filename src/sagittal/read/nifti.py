@@ -14,12 +14,14 @@ from sagittal.grid import Grid
 from sagittal.image import Image
 from sagittal.read.gzipped import GzipStream
 from sagittal.read.limits import as_read_error, check_file, check_memory, check_size
-from sagittal.types import Array, Floats
+from sagittal.types import Floats
 
 #: NIfTI counts x to the right and y to the front; DICOM and Sagittal to the left and the back.
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 #: Deflate packs at most 1,032 to 1, so a smaller file cannot hold what it declares.
 _MOST_PACKED = 1040
+#: Values that are converted at a time: a part stays in the cache.
+_PART = 2**20
 _MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 1e-3, "unknown": 1.0}
 
 
@@ -53,9 +55,11 @@ def read_nifti(path: Path, affine: Floats | None = None) -> Image:
                 f"NIfTI: declares {shape} = {expected:,} bytes, but the file holds {size:,}: damaged or cut off"
             )
         check_memory(expected + 4 * prod(shape), "NIfTI")
-        values = _values(file, start, header, expected)
         slope, intercept = header.get_slope_inter()
-        data = _channels_first(values, slope, intercept)  # (C, I, J, K)
+        dtype = header.get_data_dtype()
+        # In double precision first: a scaled 32-bit integer would lose its last digits.
+        line = None if slope is None or (slope, intercept) == (1.0, 0.0) else (float(slope), float(intercept or 0.0))
+        data = _values(file, start, header, expected, line)  # (C, I, J, K)
         unit = _MILLIMETRES[header.get_xyzt_units()[0]]
         if affine is None and int(header["qform_code"]) == int(header["sform_code"]) == 0:
             zooms = np.array([*header.get_zooms()[:3], np.nan, np.nan], dtype=np.float64)[:3] * unit
@@ -68,7 +72,7 @@ def read_nifti(path: Path, affine: Floats | None = None) -> Image:
             if not np.all(np.isfinite(position)):
                 raise GeometryError("NIfTI: the position in the header holds values that are not finite")
             grid = Grid(data.shape[1:], RAS_TO_LPS @ position)
-    bits = 8 * values.dtype.itemsize if values.dtype.kind in "ui" else 0
+    bits = 8 * dtype.itemsize if dtype.kind in "ui" else 0
     return Image(data, grid, bits=bits)
 
 
@@ -95,41 +99,42 @@ def _header(file: GzipStream | io.FileIO) -> tuple[Any, bytes]:
     return kind(start[: kind.sizeof_hdr], check=False), start
 
 
-def _values(file: GzipStream | io.FileIO, start: bytes, header: Any, expected: int) -> Array:
-    """The stored values, read to the declared length and not further."""
+def _values(
+    file: GzipStream | io.FileIO, start: bytes, header: Any, expected: int, line: tuple[float, float] | None
+) -> Floats:
+    """The values, (C, I, J, K); what is stored is read to the declared length and not further, and converted by parts."""
     offset = max(int(header["vox_offset"]), 0)
     if offset > 2**24:
         raise ReadError(f"NIfTI: the values are said to begin at byte {offset:,}: damaged")
     if offset > len(start):
         file.read(offset - len(start))
-    raw = np.empty(expected, np.uint8)
-    begun = start[offset : offset + expected]
-    raw[: len(begun)] = np.frombuffer(begun, np.uint8)
-    at = len(begun)
-    while at < expected and (count := file.readinto(raw[at:].data)):
-        at += count
-    if at < expected:
-        raise ReadError(f"NIfTI: cut off, {expected - at:,} of {expected:,} bytes are missing")
+    shape, dtype = tuple(int(n) for n in header.get_data_shape()), header.get_data_dtype()
+    colours = len([name for name in ("R", "G", "B") if name in (dtype.fields or ())]) or 1  # transparency is dropped
+    if not dtype.fields and dtype.kind not in "uif":
+        raise ReadError(f"NIfTI: values of type {dtype} are not read")
+    data = np.empty((colours, prod(shape)), np.float32)
+    part = np.empty(min(_PART, prod(shape)), dtype)
+    raw = part.view(np.uint8)
+    begun = np.frombuffer(start[offset : offset + expected], np.uint8)
+    done = 0  # bytes
+    while done < expected:
+        room = raw[: min(len(raw), expected - done)]
+        at = len(begun)
+        room[:at] = begun
+        while at < len(room) and (count := file.readinto(room[at:].data)):
+            at += count
+        done, begun = done + at, begun[:0]
+        if at < len(room):
+            raise ReadError(f"NIfTI: cut off, {expected - done:,} of {expected:,} bytes are missing")
+        stored = room.view(dtype)
+        place = slice((done - at) // dtype.itemsize, done // dtype.itemsize)
+        for channel, name in enumerate(("R", "G", "B")[:colours]):
+            values = stored[name] if dtype.fields else stored
+            data[channel, place] = values if line is None else values.astype(np.float64) * line[0] + line[1]
     if isinstance(file, GzipStream):
         file.check_end()
-    dtype = header.get_data_dtype()
-    values: Array = raw.view(dtype)
-    if dtype.fields:  # RGB24, RGBA32: colours as a last axis, transparency dropped
-        values = np.stack([values[name] for name in ("R", "G", "B")])
-        shape = tuple(int(n) for n in header.get_data_shape())
-        return values.reshape(3, *shape[::-1]).transpose(*range(len(shape), 0, -1), 0)
-    if dtype.kind not in "uif":
-        raise ReadError(f"NIfTI: values of type {dtype} are not read")
-    return values.reshape(tuple(int(n) for n in header.get_data_shape())[::-1]).T
-
-
-def _channels_first(values: Array, slope: float | None, intercept: float | None) -> Floats:
-    if slope is None or (slope, intercept) == (1.0, 0.0):
-        data = values.astype(np.float32)
-    else:
-        data = np.empty_like(values, dtype=np.float32)
-        # In double precision first: a scaled 32-bit integer would lose its last digits. Plane by plane, to save memory.
-        for out, stored in zip(data.T, values.T, strict=True) if values.ndim else ():
-            out[...] = stored.astype(np.float64) * slope + float(intercept or 0.0)
-    shape = data.shape + (1,) * (4 - data.ndim)
-    return np.moveaxis(data.reshape(*shape[:3], prod(shape[3:]), order="F"), -1, 0)
+    # The first index runs fastest; what stands behind the third axis becomes channels.
+    whole = data.reshape(colours, *(shape + (1,) * (3 - len(shape)))[::-1])
+    if len(shape) <= 3:
+        return whole.transpose(0, 3, 2, 1)
+    return whole.reshape(-1, *shape[2::-1]).transpose(0, 3, 2, 1)

@@ -70,8 +70,10 @@ def open_pairs(request: Request) -> Dataset:
     pairs, skipped, suffixes, where = _find(root)
     if not any(pair.masks for pair in pairs):
         raise DataError(
-            f"'{root.name}' holds no image with its mask: {len(pairs)} images without mask and {len(skipped)} masks without "
-            f"image. Expected {root.name}/images/x.png and {root.name}/masks/x.png, or x.png and x_mask.png"
+            f"'{root.name}' holds no image with its mask: {len(pairs)} images without mask"
+            f"{_listed(pair.image.relative_to(root).as_posix() for pair in pairs)} and {len(skipped)} masks without image"
+            f"{_listed(one.case for one in skipped)}. Expected {root.name}/images/x.png and {root.name}/masks/x.png, or "
+            "x.png and x_mask.png"
         )
     named = named_values(request.target)
     asked, structure = _asked_suffixes(request.target if named is None else None, suffixes)
@@ -112,6 +114,11 @@ def open_pairs(request: Request) -> Dataset:
     return Dataset(
         root.name, tuple(unique(cases)), masks.scheme, skipped=tuple(skipped), layout="pairs", notes=tuple(notes)
     )
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = list(names)
+    return f" ({', '.join(shown[:5])}{' ...' if len(shown) > 5 else ''})" if shown else ""
 
 
 def is_pairs(folder: Path) -> bool:
