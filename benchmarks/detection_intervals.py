@@ -2,8 +2,8 @@
 
     python benchmarks/detection_intervals.py --images 200 --draws 200
 
-AP of few objects is too high in expectation, the more so the fewer objects a class has: no interval around it can hold the
-true value as often as it says. FROC has no such bias.
+AP of few objects is too high in expectation, the more so the fewer objects a class has; its interval is made for that, as far
+as resampling shows it. FROC has no such bias.
 """
 
 from __future__ import annotations

@@ -22,9 +22,8 @@ from pycocotools.cocoeval import COCOeval
 
 from machine import describe
 from sagittal.metrics.boxes import gather
-from sagittal.metrics.detection import IOU, ap_measures, coco_summary, match
-from sagittal.metrics.froc import froc_measures, hits_by_iou
-from sagittal.metrics.intervals import bootstrap
+from sagittal.metrics.detection import IOU, ap_estimates, coco_summary, match
+from sagittal.metrics.froc import froc_estimates, hits_by_iou
 from sagittal.truth import Boxes
 
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")  # fmt: skip
@@ -114,16 +113,15 @@ def main() -> None:
         patients = [n // 2 for n in range(arguments.images)]
         start = time.perf_counter()
         matches = match(boxes, iou=(IOU[0], IOU[1], 0.5, 0.75))
-        intervals = bootstrap(lambda w: ap_measures(matches, w), patients, resamples=arguments.resamples)
+        found = ap_estimates(matches, patients, resamples=arguments.resamples)
         print(
-            f"bootstrap:   {time.perf_counter() - start:.1f} s for {arguments.resamples} resamples of AP at .1 .3 .5 .75"
+            f"intervals:   {time.perf_counter() - start:.1f} s for {arguments.resamples} resamples of AP at .1 .3 .5 .75"
         )
         start = time.perf_counter()
-        hits = hits_by_iou(boxes)
-        more = bootstrap(lambda w: froc_measures(hits, w), patients, resamples=arguments.resamples)
+        found["cpm"] = froc_estimates(hits_by_iou(boxes), patients, resamples=arguments.resamples)["cpm"]
         print(f"             {time.perf_counter() - start:.1f} s for {arguments.resamples} resamples of FROC and CPM")
-        for name, (value, low, high) in {**intervals.estimates, "cpm": more.estimates["cpm"]}.items():
-            print(f"             {name} {value:.4f} ({low:.4f} to {high:.4f})")
+        for name, estimate in found.items():
+            print(f"             {name} {estimate}")
 
 
 if __name__ == "__main__":
