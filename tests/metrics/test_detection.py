@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sagittal.errors import ConfigError, DataError, GeometryError
+from sagittal.metrics import boxes as boxes_module
+from sagittal.metrics import detection
 from sagittal.metrics.boxes import DetectionSet, box_iou, box_volume, gather
 from sagittal.metrics.detection import (
     COCO_IOU,
@@ -196,6 +198,18 @@ def test_weights_are_the_set_with_images_repeated() -> None:
             evaluation = coco(drawn, IOU) if draw.any() else None  # type: ignore[arg-type]
             if evaluation is not None:
                 np.testing.assert_allclose(value, theirs(evaluation.eval["precision"][:, :, :, 0, 2]), atol=1e-12)
+
+
+def test_work_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(10)
+    for _ in range(10):
+        lists = random_lists(rng)
+        weights = rng.integers(0, 3, (5, len(lists[1]))).astype(float)
+        whole = average_precision(match(collect(lists), iou=IOU), weights)
+        with monkeypatch.context() as patch:
+            patch.setattr(boxes_module, "_PAIRS", 3)
+            patch.setattr(detection, "_CELLS", 7)
+            np.testing.assert_array_equal(average_precision(match(collect(lists), iou=IOU), weights), whole)
 
 
 # -- by hand
