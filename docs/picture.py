@@ -21,7 +21,9 @@ START, END = "<!-- picture: start -->", "<!-- picture: end -->"
 
 #: What flows through the journey's rooms, from the design.
 FLOWS = {
-    "read": "files → Case",
+    "guard": "bytes → checked bytes",
+    "formats": "files → Image",
+    "read": "source → Dataset",
     "check": "Dataset → Findings",
     "prepare": "Case, Plan → arrays",
     "networks": "arrays → features, logits",

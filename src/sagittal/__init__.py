@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from sagittal.demonstration import demo
     from sagittal.errors import ConfigError, DataError, SagittalError
     from sagittal.evaluate.evidence import Evidence
+    from sagittal.formats.open_image import read_image
     from sagittal.grid import Grid
     from sagittal.image import Image
     from sagittal.labels import LabelScheme
@@ -68,7 +69,6 @@ if TYPE_CHECKING:
     from sagittal.prediction import Prediction
     from sagittal.prepare.plan import Plan
     from sagittal.read.open_dataset import open_dataset
-    from sagittal.read.open_image import read_image
     from sagittal.train.run import Run
     from sagittal.verbs import (
         check,
@@ -115,7 +115,7 @@ _PLACES = {
     "open_dataset": "read.open_dataset",
     "plan": "verbs",
     "predict": "verbs",
-    "read_image": "read.open_image",
+    "read_image": "formats.open_image",
     "test": "verbs",
 }
 

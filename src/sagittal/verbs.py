@@ -544,8 +544,8 @@ def info(thing: str | Path, *, target: str | None = None, options: ReadOptions |
 
 def doctor() -> dict[str, Any]:
     """What this machine and this installation have, and whether a self test passes."""
+    from sagittal.formats.codecs import COMPRESSED, IN_CORE, RLE
     from sagittal.machine import examine
-    from sagittal.read.codecs import COMPRESSED, IN_CORE, RLE
 
     core = {uid: "pydicom" if uid == RLE else "pillow" for uid in IN_CORE}
     return examine({uid: core.get(uid, "imagecodecs") for uid in sorted(COMPRESSED)})

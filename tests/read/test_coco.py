@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from sagittal.errors import DataError, GeometryError, ReadError
+from sagittal.formats.shapes import decode_runs, fill_polygon
 from sagittal.read.coco import is_coco
 from sagittal.read.open_dataset import open_dataset
-from sagittal.read.shapes import decode_runs, fill_polygon
 from sagittal.truth import Boxes
 
 CATEGORIES = [{"id": 7, "name": "platelet"}, {"id": 2, "name": "cell"}]

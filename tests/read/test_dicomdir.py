@@ -13,9 +13,9 @@ from pydicom.fileset import FileSet
 from pydicom.sequence import Sequence
 
 from sagittal.errors import ReadError
+from sagittal.formats.preamble import executable_preamble, has_executable_preamble
 from sagittal.read.dicomdir import is_dicomdir, read_dicomdir
 from sagittal.read.files import sort_files, walk
-from sagittal.read.preamble import executable_preamble, has_executable_preamble
 from sagittal.read.studies import find_studies
 
 

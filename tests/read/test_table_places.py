@@ -381,5 +381,5 @@ def test_check_looks_at_spheres_on_the_grid_of_their_image(tmp_path, write_nifti
     write_text("luna/t.csv", "image,coordX,coordY,coordZ,diameter_mm\n" + "\n".join(rows) + "\n")
     found = {one.code: one for one in check_dataset(open_dataset(tmp_path / "luna"))}
     assert "box-out-of-frame" in found
-    assert "1 boxes" in found["box-out-of-frame"].message
+    assert "1 box beyond" in found["box-out-of-frame"].message
     assert "box 2 (object)" in found["box-out-of-frame"].message

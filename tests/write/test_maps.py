@@ -18,6 +18,7 @@ from sagittal.case import Case, ImageSource
 from sagittal.errors import ConfigError, DataError, GeometryError, ReadError, ResourceError
 from sagittal.explain.maps import METHODS, explain_case
 from sagittal.explain.overlay import cut, draw_overlay, score_text
+from sagittal.formats.nifti import read_nifti
 from sagittal.grid import Grid
 from sagittal.image import Image
 from sagittal.labels import LabelScheme
@@ -25,7 +26,6 @@ from sagittal.model.calibrate import Calibration
 from sagittal.model.package import Model
 from sagittal.networks.heads import build_network
 from sagittal.prepare.plan import InputPlan, NetworkPlan, Plan, PreparePlan
-from sagittal.read.nifti import read_nifti
 from sagittal.tasks.registry import make_task
 from sagittal.write.maps import explain_cases, file_stem
 from sagittal.write.nifti import write_nifti

@@ -13,9 +13,9 @@ from sagittal.case import Case, ImageSource
 from sagittal.check.descriptor import describe
 from sagittal.check.picture import LARGE, SMALL, draw
 from sagittal.errors import SagittalError
+from sagittal.formats.preamble import has_executable_preamble
 from sagittal.grid import Grid
 from sagittal.image import Image
-from sagittal.read.preamble import has_executable_preamble
 from sagittal.truth import Boxes, Segmentation, SegmentationSource
 from sagittal.types import Array, Floats
 

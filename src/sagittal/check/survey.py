@@ -9,8 +9,8 @@ from typing import Any
 from sagittal.case import Case
 from sagittal.check.facts import CaseFacts, case_facts, look_at
 from sagittal.errors import SagittalError
+from sagittal.guard.limited import run_limited
 from sagittal.progress import Quiet, Reporter
-from sagittal.read.limited import run_limited
 from sagittal.read.sources import make_mask_source, make_source
 from sagittal.truth import Boxes, SegmentationSource
 

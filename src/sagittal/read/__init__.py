@@ -1,1 +1,1 @@
-"""Files to cases: one module a format, one a layout."""
+"""Sources to data sets: one file a layout, and the manifest."""

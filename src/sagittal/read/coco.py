@@ -14,11 +14,11 @@ import numpy as np
 from sagittal.case import Case
 from sagittal.dataset import Dataset, Skipped
 from sagittal.errors import DataError, ReadError
+from sagittal.formats.open_image import stem
+from sagittal.guard.json_file import read_json
 from sagittal.labels import Kind, LabelScheme
 from sagittal.read.files import SPLIT_NAMES, walk
 from sagittal.read.image_index import ImageIndex
-from sagittal.read.json_file import read_json
-from sagittal.read.open_image import stem
 from sagittal.read.sources import file_source, make_mask_source
 from sagittal.read.studies import unique
 from sagittal.read.truths import scheme_of_places

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sagittal.errors import SagittalError
-from sagittal.read.dicom_frames import frame_traits
-from sagittal.read.dicom_index import Instance, with_diffusion
-from sagittal.read.dicom_series import Part, repeats, split_series
+from sagittal.formats.dicom_frames import frame_traits
+from sagittal.formats.dicom_index import Instance, with_diffusion
+from sagittal.formats.dicom_series import Part, repeats, split_series
 from sagittal.read.sources import short_hash
 
 
@@ -28,7 +28,7 @@ class Group:
     reason : str
         The same in words, or what else is to be said of it.
     volume : str
-        Which volume of files that hold several (``volume`` of :func:`sagittal.read.dicom.read_dicom_series`).
+        Which volume of files that hold several (``volume`` of :func:`sagittal.formats.dicom.read_dicom_series`).
     """
 
     files: tuple[Path, ...]

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from sagittal.case import Case
 from sagittal.dataset import Dataset, Skipped
 from sagittal.errors import DataError, ReadError, SagittalError
-from sagittal.read.dicom_file import open_dicom, scan_dicom
+from sagittal.formats.dicom_file import open_dicom, scan_dicom
+from sagittal.formats.dicom_references import check_references, references
+from sagittal.formats.dicom_seg import segment_names
+from sagittal.formats.outlines import object_kind
+from sagittal.formats.rtstruct import roi_names
 from sagittal.read.dicom_group import Group
-from sagittal.read.dicom_references import check_references, references
-from sagittal.read.dicom_seg import segment_names
 from sagittal.read.files import image_files, sort_files
-from sagittal.read.outlines import object_kind
-from sagittal.read.rtstruct import roi_names
 from sagittal.read.sources import make_mask_source, short_hash
 from sagittal.read.studies import make_case, unique
 from sagittal.read.truths import scheme_of_places

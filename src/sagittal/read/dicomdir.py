@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sagittal.errors import ReadError
-from sagittal.read.dicom_file import open_dicom
-from sagittal.read.limits import as_read_error
+from sagittal.formats.dicom_file import open_dicom
+from sagittal.guard.limits import as_read_error
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from sagittal.dataset import Skipped
 from sagittal.errors import ReadError, SagittalError
-from sagittal.read.dicom import read_dicom
+from sagittal.formats.dicom import read_dicom
+from sagittal.formats.dicom_index import NOT_IMAGES, Instance, index_file, index_object
+from sagittal.formats.open_image import READERS, image_suffix, reader_of
 from sagittal.read.dicom_group import Group, series_name, sort_series
-from sagittal.read.dicom_index import NOT_IMAGES, Instance, index_file, index_object
 from sagittal.read.dicomdir import is_dicomdir, read_dicomdir
-from sagittal.read.open_image import READERS, image_suffix, reader_of
 
 __all__ = [  # noqa: RUF022  plainly sorted, as everywhere
     "Group",
@@ -93,7 +93,7 @@ def sort_files(paths: Iterable[Path]) -> tuple[list[Group], list[Skipped]]:
     """Files to images: DICOM files of one volume together, every other file by itself; and what is left out, and why.
 
     The files of a series are those of equal patient, study and series; a series of several volumes (echoes, b-values,
-    phases, orientations, repetitions) is split by :func:`sagittal.read.dicom_series.split_series`. Exact copies of a
+    phases, orientations, repetitions) is split by :func:`sagittal.formats.dicom_series.split_series`. Exact copies of a
     file count once. A DICOM file that cannot be parsed is a group of its own, so that its error is told when it is
     read. A DICOMDIR stands for the files that it lists; one that is missing is a group too, whose error is told when it
     is read. Objects that are no images (reports, segmentations, structure sets) are left out, and so are files without

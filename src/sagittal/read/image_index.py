@@ -6,8 +6,8 @@ import unicodedata
 from collections import defaultdict
 from pathlib import Path
 
+from sagittal.formats.open_image import READERS, stem
 from sagittal.read.files import group, image_files, is_image
-from sagittal.read.open_image import READERS, stem
 
 
 class ImageIndex:

@@ -12,9 +12,9 @@ import numpy as np
 from sagittal.case import Case
 from sagittal.dataset import SPLITS, Dataset
 from sagittal.errors import ConfigError, DataError, ReadError, nearest
+from sagittal.formats.npz import array_shapes, load_array
 from sagittal.labels import ClassScores, LabelScheme
 from sagittal.read.files import SPLIT_NAMES
-from sagittal.read.npz import array_shapes, load_array
 from sagittal.read.sources import item_source
 from sagittal.read.truths import is_lateral
 from sagittal.types import Array

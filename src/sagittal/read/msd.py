@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from sagittal.case import Case, ImageSource
 from sagittal.dataset import Dataset, Skipped
 from sagittal.errors import DataError, ReadError, SagittalError
+from sagittal.formats.open_image import stem
+from sagittal.guard.json_file import read_json
 from sagittal.labels import LabelScheme
 from sagittal.read.files import image_files
-from sagittal.read.json_file import read_json
-from sagittal.read.open_image import stem
 from sagittal.read.sources import file_source, make_mask_source
 from sagittal.read.studies import unique
 from sagittal.read.truths import scheme_of_places

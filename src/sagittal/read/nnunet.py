@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from sagittal.case import Case
 from sagittal.dataset import Dataset, Skipped
 from sagittal.errors import DataError, ReadError, SagittalError
+from sagittal.formats.open_image import reader_of, stem
+from sagittal.formats.raster import read_raster
+from sagittal.guard.json_file import read_json
 from sagittal.read.files import image_files
-from sagittal.read.json_file import read_json
 from sagittal.read.msd import (
     DATASET,
     Labels,
@@ -26,8 +28,6 @@ from sagittal.read.msd import (
     unlisted,
     with_split,
 )
-from sagittal.read.open_image import reader_of, stem
-from sagittal.read.raster import read_raster
 from sagittal.read.sources import file_source
 from sagittal.read.studies import unique
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from sagittal.dataset import Dataset
 from sagittal.errors import ConfigError, DataError, ReadError, SagittalError, nearest
-from sagittal.read.archive import is_archive
+from sagittal.formats.dicom import read_dicom
+from sagittal.formats.dicom_index import Instance
+from sagittal.formats.open_image import reader_of
+from sagittal.guard.archive import is_archive
 from sagittal.read.coco import is_coco, open_coco
-from sagittal.read.dicom import read_dicom
-from sagittal.read.dicom_index import Instance
 from sagittal.read.dicom_tree import open_dicom_tree
 from sagittal.read.dicom_truth import is_dicom_truth, open_dicom_truth
 from sagittal.read.files import TABLES, exists, image_files, index_file, walk
@@ -21,7 +22,6 @@ from sagittal.read.manifest import is_manifest, open_manifest
 from sagittal.read.medmnist import open_medmnist
 from sagittal.read.msd import DATASET, is_msd, open_msd
 from sagittal.read.nnunet import is_nnunet, open_nnunet
-from sagittal.read.open_image import reader_of
 from sagittal.read.pairs import is_pairs, open_pairs
 from sagittal.read.table import names_images, open_table
 from sagittal.read.table_file import read_table

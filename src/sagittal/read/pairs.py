@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from sagittal.case import Case
 from sagittal.dataset import Dataset, Skipped
 from sagittal.errors import ConfigError, DataError, SagittalError, nearest
+from sagittal.formats.label_map import FOREGROUND, label_values
+from sagittal.formats.open_image import stem
+from sagittal.formats.seg_nrrd import seg_nrrd_names
 from sagittal.labels import KINDS, LabelScheme
 from sagittal.read.files import SPLIT_NAMES, image_files
-from sagittal.read.label_map import FOREGROUND, label_values
-from sagittal.read.open_image import stem
-from sagittal.read.seg_nrrd import seg_nrrd_names
 from sagittal.read.sources import file_source, make_mask_source
 from sagittal.read.studies import unique
 from sagittal.read.truths import is_lateral

@@ -14,17 +14,17 @@ import numpy as np
 
 from sagittal.case import ImageSource
 from sagittal.errors import ConfigError, GeometryError, ReadError, SagittalError, nearest
+from sagittal.formats.dicom import read_dicom_series
+from sagittal.formats.dicom_seg import read_dicom_seg
+from sagittal.formats.label_map import read_label_map
+from sagittal.formats.npz import read_npz_item
+from sagittal.formats.open_image import read_image
+from sagittal.formats.outlines import read_outlines
+from sagittal.formats.rtstruct import read_rtstruct
+from sagittal.formats.seg_nrrd import read_seg_nrrd
+from sagittal.formats.shapes import read_shapes
+from sagittal.guard.archive import unpacked
 from sagittal.image import Image
-from sagittal.read.archive import unpacked
-from sagittal.read.dicom import read_dicom_series
-from sagittal.read.dicom_seg import read_dicom_seg
-from sagittal.read.label_map import read_label_map
-from sagittal.read.npz import read_npz_item
-from sagittal.read.open_image import read_image
-from sagittal.read.outlines import read_outlines
-from sagittal.read.rtstruct import read_rtstruct
-from sagittal.read.seg_nrrd import read_seg_nrrd
-from sagittal.read.shapes import read_shapes
 from sagittal.truth import Segmentation, SegmentationSource
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from sagittal.case import Case, ImageSource
 from sagittal.errors import ReadError
-from sagittal.read.archive import is_archive
+from sagittal.formats.open_image import stem
+from sagittal.guard.archive import is_archive
 from sagittal.read.dicom_group import Group, series_name
 from sagittal.read.dicomdir import is_dicomdir
 from sagittal.read.files import expand, image_files, sort_files
-from sagittal.read.open_image import stem
 from sagittal.read.sources import file_source, patient_key, rename_mask, rename_source, series_source
 from sagittal.read.zipped import find_in_archive
 from sagittal.truth import SegmentationSource

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 from sagittal.dataset import Skipped
 from sagittal.errors import ConfigError, SagittalError
-from sagittal.read.dicom_file import scan_dicom
+from sagittal.formats.dicom_file import scan_dicom
 from sagittal.read.dicom_group import Group
 from sagittal.read.sources import short_hash
 

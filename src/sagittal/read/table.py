@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from sagittal.case import Case, ImageSource, Truth
 from sagittal.dataset import Dataset, Skipped
 from sagittal.errors import DataError, SagittalError
+from sagittal.formats.dicom import read_dicom
+from sagittal.formats.open_image import reader_of, stem
 from sagittal.labels import ClassScores, LabelScheme
 from sagittal.read import columns
-from sagittal.read.dicom import read_dicom
 from sagittal.read.files import SPLIT_NAMES, index_file
 from sagittal.read.image_index import ImageIndex
-from sagittal.read.open_image import reader_of, stem
 from sagittal.read.sources import file_source, patient_key, series_source
 from sagittal.read.table_boxes import BoxColumns, boxes_of_rows, find_box_columns, guess_class
 from sagittal.read.table_file import Rows, read_table

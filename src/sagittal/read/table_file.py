@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sagittal.errors import ConfigError, ReadError, nearest, require
-from sagittal.read.limits import MAX_INFLATED_BYTES, as_read_error, check_file
+from sagittal.guard.limits import MAX_INFLATED_BYTES, as_read_error, check_file
 
 Rows = dict[str, list[str]]
 #: Parts of a workbook, and how often its text may be larger than the file.

@@ -12,13 +12,13 @@ import numpy as np
 from sagittal.case import Case
 from sagittal.dataset import Dataset, Skipped
 from sagittal.errors import DataError, SagittalError
+from sagittal.formats.open_image import stem
+from sagittal.guard.xml_file import Element, read_xml
 from sagittal.read.files import SPLIT_NAMES, walk
 from sagittal.read.image_index import ImageIndex
-from sagittal.read.open_image import stem
 from sagittal.read.sources import file_source
 from sagittal.read.studies import unique
 from sagittal.read.truths import scheme_of_places, sort_classes
-from sagittal.read.xml_file import Element, read_xml
 from sagittal.truth import Boxes
 
 if TYPE_CHECKING:

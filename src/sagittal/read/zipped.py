@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from sagittal.case import Case, ImageSource
 from sagittal.dataset import Dataset, Skipped
 from sagittal.errors import DataError, ReadError, SagittalError
-from sagittal.read.archive import archive_entries, unpacked
-from sagittal.read.open_image import data_files
+from sagittal.formats.open_image import data_files
+from sagittal.guard.archive import archive_entries, unpacked
 from sagittal.read.sources import make_mask_source, make_source
 from sagittal.truth import SegmentationSource
 

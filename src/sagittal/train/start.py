@@ -30,7 +30,18 @@ def config_of(
     options: TrainOptions,
 ) -> dict[str, Any]:
     """The options of a run under the names of the flags; paths as they were given."""
-    names = ("name", "preset", "epochs", "batch", "folds", "pretrained", "device", "workers", "tensorboard", "allow_leakage")
+    names = (
+        "name",
+        "preset",
+        "epochs",
+        "batch",
+        "folds",
+        "pretrained",
+        "device",
+        "workers",
+        "tensorboard",
+        "allow_leakage",
+    )
     chosen = {name: getattr(options, name) for name in names}
     chosen["inputs"] = ",".join(options.inputs) or None
     return {
