@@ -25,7 +25,7 @@ import numpy as np
 import pydicom
 
 from sagittal.errors import SagittalError
-from sagittal.read.dicom import read_dicom_series
+from sagittal.formats.dicom import read_dicom_series
 
 DATA = Path(os.environ.get("SAGITTAL_BENCH_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS+ <-> LPS+

@@ -100,8 +100,8 @@ def main() -> None:
     import highdicom as hd
     import SimpleITK
 
-    from sagittal.read.dicom_seg import read_dicom_seg
-    from sagittal.read.open_image import read_image
+    from sagittal.formats.dicom_seg import read_dicom_seg
+    from sagittal.formats.open_image import read_image
 
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     print(describe())

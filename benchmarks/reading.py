@@ -160,7 +160,7 @@ def make_series(folder: Path, slices: int, size: int, names: list[str]) -> np.nd
 
 
 def by_sagittal(folder: Path) -> np.ndarray:
-    from sagittal.read.dicom import read_dicom_series
+    from sagittal.formats.dicom import read_dicom_series
 
     image = read_dicom_series(sorted(folder.iterdir()))
     assert image.unit == "HU"
@@ -212,7 +212,7 @@ PEERS: dict[str, Callable[[Path], np.ndarray | None]] = {
 def cpu_seconds() -> float:
     """Of this process, the processes that it has waited for, and our decoders, which stay."""
     spent = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    from sagittal.read import limited
+    from sagittal.guard import limited
 
     for worker in limited._LIVE:
         fields = Path(f"/proc/{worker.process.pid}/stat").read_text().rpartition(")")[2].split()
@@ -264,7 +264,7 @@ def time_series(folder: Path, arguments: argparse.Namespace, names: list[str]) -
 def time_index(folder: Path, arguments: argparse.Namespace) -> None:
     import pydicom
 
-    from sagittal.read.dicom_index import index_object
+    from sagittal.formats.dicom_index import index_object
 
     header = header_of(0, 16, SYNTAXES["raw"])
     header.PixelData = bytes(512)
@@ -291,7 +291,7 @@ def time_nifti(folder: Path, arguments: argparse.Namespace) -> None:
     import nibabel as nib
     import SimpleITK as sitk  # noqa: N813
 
-    from sagittal.read.nifti import read_nifti
+    from sagittal.formats.nifti import read_nifti
 
     folder.mkdir()
     truth = np.stack([phantom_slice(k, 100, 256) for k in range(100)], axis=-1)

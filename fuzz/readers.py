@@ -21,7 +21,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["sagittal.read", "pydicom", "nibabel"], enable_loader_override=False):
-    import sagittal.read.open_image
+    import sagittal.formats.open_image
     from sagittal.errors import SagittalError
     from sagittal.read.files import group
 
@@ -115,7 +115,7 @@ def main() -> None:
         began, refusal = time.monotonic(), None
         try:
             for found in group([mutant]):
-                image = sagittal.read.open_image.read_image(found.files[0])
+                image = sagittal.formats.open_image.read_image(found.files[0])
                 if image.data.dtype != np.float32 or image.data.shape[1:] != image.grid.shape:
                     raise AssertionError(f"an image of {image.data.dtype} {image.data.shape} on {image.grid.shape}")
         except SagittalError as error:
