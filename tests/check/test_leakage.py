@@ -13,6 +13,7 @@ from sagittal.check import leakage
 from sagittal.check.check_dataset import check_dataset
 from sagittal.errors import DataError
 from sagittal.options import TrainOptions
+from sagittal.prepare.plan import DecidePlan, NetworkPlan, Plan, PreparePlan, SplitPlan, TrainPlan
 from sagittal.read.open_dataset import open_dataset
 
 
@@ -104,8 +105,18 @@ def test_allowed_leakage_is_kept_in_run_model_and_card(split_set, tmp_path):
         rows[20][2] = rows[3][2]
 
     folder = split_set(change)
-    options = TrainOptions(allow_leakage=True, epochs=1, changes={"network.width": "8"})
-    run = sagittal.train(folder, target="label", budget="45s", output=tmp_path / "run", options=options)
+    scheme = open_dataset(folder, target="label").scheme
+    plan = Plan(
+        scheme,
+        prepare=PreparePlan(size=(16, 16), offset=(100.0,), scale=(40.0,), store="uint8"),
+        network=NetworkPlan(width=8, depth=(1, 1)),
+        train=TrainPlan(epochs=2, batch=8, learning_rate=0.01),
+        split=SplitPlan(folds=1, val_fraction=0.25, test_fraction=0.25),
+        decide=DecidePlan(calibration="temperature"),
+    )
+    plan.save(tmp_path / "plan.json")  # carried out in seconds, whatever else the machine does
+    options = TrainOptions(allow_leakage=True, plan=tmp_path / "plan.json", device="cpu")
+    run = sagittal.train(folder, target="label", output=tmp_path / "run", options=options)
     kept = json.loads((tmp_path / "run" / "check.json").read_text(encoding="utf-8"))
     assert [f["severity"] for f in kept if f["code"] == "patient-in-two-splits"] == ["warning"]
     assert json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["allow_leakage"] is True
