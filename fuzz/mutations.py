@@ -101,12 +101,30 @@ def change_head(raw: bytearray, rng: random.Random) -> None:
     change_number(raw, rng, rng.choice((64, 352, 600, len(raw))))
 
 
+def change_entry(raw: bytearray, rng: random.Random) -> None:
+    """Change a number or the name in a record of a zip archive."""
+    marks = [m.start() for m in re.finditer(rb"PK(?:\x01\x02|\x03\x04|\x05\x06)", bytes(raw))]
+    if not marks or rng.random() < 0.15:
+        change_number(raw, rng)
+        return
+    at = rng.choice(marks)
+    if rng.random() < 0.2:
+        piece = rng.choice((b"../", b"/", b"C:\\", b"\0", b"a/../../b"))
+        place = min(at + rng.choice((30, 46)), len(raw))
+        raw[place : place + len(piece)] = piece
+        return
+    place, width = at + rng.randrange(4, 46), rng.choice((1, 2, 4))
+    raw[place : place + width] = (rng.choice(INTERESTING) % 256**width).to_bytes(width, "little")
+
+
 RULES = {
     "dicom": change_element,
     "mha": change_text,
     "nifti": change_head,
     "npz": change_head,
     "nrrd": change_text,
+    "outlines": change_element,
+    "zip": change_entry,
     "picture": change_head,
 }
 

@@ -20,15 +20,14 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["sagittal.read", "pydicom", "nibabel"], enable_loader_override=False):
-    import sagittal.formats.open_image
+with atheris.instrument_imports(
+    include=["sagittal.read", "sagittal.formats", "sagittal.guard", "pydicom", "nibabel"], enable_loader_override=False
+):
     from sagittal.errors import SagittalError
-    from sagittal.read.files import group
-
-import numpy as np
+    from targets import read_mutant
 
 from mutations import mutate
-from seeds import FORMATS, write_seeds
+from seeds import FORMATS, write_seeds, write_series
 
 
 class Tally:
@@ -106,7 +105,8 @@ def main() -> None:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     seeds = write_seeds(given.format, work / "seeds")
-    suffix = {"dicom": "", "nifti": "", "nrrd": ".nrrd", "mha": ".mha", "picture": "", "npz": ""}[given.format]
+    series = write_series(work / "series")
+    suffix = {"nrrd": ".nrrd", "mha": ".mha", "zip": ".zip"}.get(given.format, "")
     mutant = work / f"mutant{suffix}"
     tally = Tally(output / f"{given.format}.json", given.format)
 
@@ -114,10 +114,7 @@ def main() -> None:
         mutant.write_bytes(data)
         began, refusal = time.monotonic(), None
         try:
-            for found in group([mutant]):
-                image = sagittal.formats.open_image.read_image(found.files[0])
-                if image.data.dtype != np.float32 or image.data.shape[1:] != image.grid.shape:
-                    raise AssertionError(f"an image of {image.data.dtype} {image.data.shape} on {image.grid.shape}")
+            read_mutant(given.format, mutant, series)
         except SagittalError as error:
             refusal = error
             if str(mutant) in str(error) or "seed" in str(error):

@@ -11,10 +11,11 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-FORMATS = ("dicom", "nifti", "nrrd", "mha", "picture", "npz")
+FORMATS = ("dicom", "nifti", "nrrd", "mha", "picture", "npz", "outlines", "zip")
 #: Real files up to this size are taken: mutation of a few bytes in megabytes finds little.
 MOST_BYTES = 300_000
 
@@ -43,6 +44,8 @@ def _real(kind: str) -> list[Path]:
         "mha": (),
         "picture": ("bccd/JPEGImages/*00?.jpg", "ham10000/**/*00?.jpg", "chase/*01L_1stHO.png"),
         "npz": (),
+        "outlines": ("dicom/seg/segmentations/*.dcm", "dicom/seg/sr-example/seg.dcm", "dicom/rtstruct/**/*rt.dcm"),
+        "zip": (),
     }
     found = [path for pattern in patterns[kind] for path in sorted(data.glob(pattern)) if path.is_file()]
     found = [path for path in found if path.stat().st_size <= MOST_BYTES]
@@ -54,55 +57,60 @@ def _volume(dtype: str = "i2", shape: tuple[int, ...] = (5, 7, 6)) -> np.ndarray
     return np.clip(values, 0, 120).astype(dtype)
 
 
-def _dicom() -> Iterator[tuple[str, bytes]]:
-    import imagecodecs
-    from pydicom import dcmwrite
+def _header(pixels: np.ndarray, syntax: str, **fields: object) -> Any:
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.encaps import encapsulate
-    from pydicom.pixels.encoders import RLELosslessEncoder
     from pydicom.uid import UID
 
-    def header(pixels: np.ndarray, syntax: str, **fields: object) -> Dataset:
-        ds = Dataset()
-        ds.file_meta = FileMetaDataset()
-        ds.file_meta.TransferSyntaxUID = UID(syntax)
-        ds.SOPClassUID, ds.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", "1.2.3.4.5.6"
-        ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
-        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-        ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.PatientID, ds.Modality = "1.2.3", "1.2.3.4", "seed", "CT"
-        ds.Rows, ds.Columns = pixels.shape[:2]
-        ds.SamplesPerPixel = 3 if pixels.ndim == 3 else 1
-        ds.PhotometricInterpretation = "RGB" if pixels.ndim == 3 else "MONOCHROME2"
-        if pixels.ndim == 3:
-            ds.PlanarConfiguration = 0
-        ds.BitsAllocated = ds.BitsStored = 8 * pixels.dtype.itemsize
-        ds.HighBit, ds.PixelRepresentation = ds.BitsStored - 1, int(pixels.dtype.kind == "i")
-        ds.ImageOrientationPatient, ds.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, 5]
-        ds.PixelSpacing, ds.SliceThickness, ds.RescaleSlope, ds.RescaleIntercept = [0.7, 0.5], 2, 1, -1024
-        for name, value in fields.items():
-            setattr(ds, name, value)
-        return ds
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = UID(syntax)
+    ds.SOPClassUID, ds.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", "1.2.3.4.5.6"
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.PatientID, ds.Modality = "1.2.3", "1.2.3.4", "seed", "CT"
+    ds.Rows, ds.Columns = pixels.shape[:2]
+    ds.SamplesPerPixel = 3 if pixels.ndim == 3 else 1
+    ds.PhotometricInterpretation = "RGB" if pixels.ndim == 3 else "MONOCHROME2"
+    if pixels.ndim == 3:
+        ds.PlanarConfiguration = 0
+    ds.BitsAllocated = ds.BitsStored = 8 * pixels.dtype.itemsize
+    ds.HighBit, ds.PixelRepresentation = ds.BitsStored - 1, int(pixels.dtype.kind == "i")
+    ds.ImageOrientationPatient, ds.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, 5]
+    ds.PixelSpacing, ds.SliceThickness, ds.RescaleSlope, ds.RescaleIntercept = [0.7, 0.5], 2, 1, -1024
+    for name, value in fields.items():
+        setattr(ds, name, value)
+    return ds
 
-    def dump(ds: Dataset) -> tuple[str, bytes]:
-        out = io.BytesIO()
-        syntax = ds.file_meta.TransferSyntaxUID
-        if syntax.is_encapsulated:
-            ds["PixelData"].VR = "OB"
-            ds["PixelData"].is_undefined_length = True
-        dcmwrite(
-            out, ds, enforce_file_format=True, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian
-        )
-        return ".dcm", out.getvalue()
+
+def _dump(ds: Any) -> tuple[str, bytes]:
+    from pydicom import dcmwrite
+
+    out = io.BytesIO()
+    syntax = ds.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated:
+        ds["PixelData"].VR = "OB"
+        ds["PixelData"].is_undefined_length = True
+    dcmwrite(
+        out, ds, enforce_file_format=True, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian
+    )
+    return ".dcm", out.getvalue()
+
+
+def _dicom() -> Iterator[tuple[str, bytes]]:
+    import imagecodecs
+    from pydicom.dataset import Dataset
+    from pydicom.encaps import encapsulate
+    from pydicom.pixels.encoders import RLELosslessEncoder
 
     grey, colour = _volume("u2", (24, 20)), _volume("u1", (24, 20, 3))
     base = "1.2.840.10008.1.2"
     for syntax in (base, base + ".1", base + ".2", base + ".1.99"):
         pixels = grey.astype(">u2") if syntax.endswith("1.2.2") else grey
-        yield dump(header(grey, syntax, PixelData=pixels.tobytes()))
+        yield _dump(_header(grey, syntax, PixelData=pixels.tobytes()))
     rle = RLELosslessEncoder.encode(grey.tobytes(), rows=24, columns=20, samples_per_pixel=1, bits_allocated=16,
                                     bits_stored=16, pixel_representation=0, photometric_interpretation="MONOCHROME2",
                                     number_of_frames=1)  # fmt: skip
-    yield dump(header(grey, base + ".5", PixelData=encapsulate([rle])))
+    yield _dump(_header(grey, base + ".5", PixelData=encapsulate([rle])))
     codecs: list[tuple[str, Callable[[np.ndarray], bytes], np.ndarray]] = [
         ("50", lambda a: imagecodecs.jpeg8_encode(a, level=80), grey.astype("u1")),
         ("50", lambda a: imagecodecs.jpeg8_encode(a, level=80), colour),
@@ -113,14 +121,16 @@ def _dicom() -> Iterator[tuple[str, bytes]]:
     ]
     for syntax, encode, pixels in codecs:
         fields = {"PhotometricInterpretation": "YBR_FULL_422"} if syntax == "50" and pixels.ndim == 3 else {}
-        yield dump(header(pixels, f"{base}.4.{syntax}", PixelData=encapsulate([encode(pixels)]), **fields))
+        yield _dump(_header(pixels, f"{base}.4.{syntax}", PixelData=encapsulate([encode(pixels)]), **fields))
     palette = np.arange(256, dtype="<u2").tobytes()
     lut = {f"{c}PaletteColorLookupTableDescriptor": [256, 0, 16] for c in ("Red", "Green", "Blue")}
     lut |= {f"{c}PaletteColorLookupTableData": palette for c in ("Red", "Green", "Blue")}
     small = grey.astype("u1")
-    yield dump(header(small, base + ".1", PhotometricInterpretation="PALETTE COLOR", PixelData=small.tobytes(), **lut))
+    yield _dump(
+        _header(small, base + ".1", PhotometricInterpretation="PALETTE COLOR", PixelData=small.tobytes(), **lut)
+    )
     frames = np.stack([grey] * 3)
-    enhanced = header(grey, base + ".1", NumberOfFrames=3, PixelData=frames.tobytes())
+    enhanced = _header(grey, base + ".1", NumberOfFrames=3, PixelData=frames.tobytes())
     enhanced.SOPClassUID = enhanced.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
     groups = []
     for z in range(3):
@@ -132,7 +142,7 @@ def _dicom() -> Iterator[tuple[str, bytes]]:
         group.PlaneOrientationSequence = [orientation]
         groups.append(group)
     enhanced.PerFrameFunctionalGroupsSequence = groups
-    yield dump(enhanced)
+    yield _dump(enhanced)
 
 
 def _nifti() -> Iterator[tuple[str, bytes]]:
@@ -233,11 +243,96 @@ def _npz() -> Iterator[tuple[str, bytes]]:
             yield ".npz", out.getvalue()
 
 
+def write_series(folder: Path) -> list[Path]:
+    """Three slices of a CT, which the segmentations and structure sets here refer to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number, (_, content) in enumerate(_slices()):
+        paths.append(folder / f"{number}.dcm")
+        paths[-1].write_bytes(content)
+    return paths
+
+
+def _slices() -> Iterator[tuple[str, bytes]]:
+    for z in range(3):
+        fields = {
+            "SOPInstanceUID": f"1.2.3.5.{z}",
+            "ImagePositionPatient": [0, 0, 2 * z],
+            "InstanceNumber": z + 1,
+            "FrameOfReferenceUID": "1.2.3.9",
+            "PixelData": _volume("u2", (24, 20)).tobytes(),
+        }
+        yield _dump(_header(_volume("u2", (24, 20)), "1.2.840.10008.1.2.1", **fields))
+
+
+def _outlines() -> Iterator[tuple[str, bytes]]:
+    from pydicom.dataset import Dataset
+
+    ds = _header(_volume("u2", (24, 20)), "1.2.840.10008.1.2.1", Modality="RTSTRUCT", SOPInstanceUID="1.2.3.7")
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.481.3"
+    for name in ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"):
+        delattr(ds, name)
+    frame, study, series, roi, drawn = Dataset(), Dataset(), Dataset(), Dataset(), Dataset()
+    frame.FrameOfReferenceUID, series.SeriesInstanceUID, series.ContourImageSequence = "1.2.3.9", "1.2.3.4", []
+    for z in range(3):
+        image = Dataset()
+        image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", f"1.2.3.5.{z}"
+        series.ContourImageSequence.append(image)
+    study.RTReferencedSeriesSequence, frame.RTReferencedStudySequence = [series], [study]
+    ds.ReferencedFrameOfReferenceSequence = [frame]
+    roi.ROINumber, roi.ROIName, roi.ReferencedFrameOfReferenceUID, drawn.ReferencedROINumber = 1, "liver", "1.2.3.9", 1
+    drawn.ContourSequence = []
+    for z in range(3):
+        contour = Dataset()
+        contour.ContourGeometricType, contour.NumberOfContourPoints = "CLOSED_PLANAR", 4
+        contour.ContourData = [1, 1, 2 * z, 6, 1, 2 * z, 6, 9, 2 * z, 1, 9, 2 * z]
+        drawn.ContourSequence.append(contour)
+    ds.StructureSetROISequence, ds.ROIContourSequence = [roi], [drawn]
+    yield _dump(ds)
+
+    seg = _header(_volume("u1", (24, 20)), "1.2.840.10008.1.2.1", Modality="SEG", SOPInstanceUID="1.2.3.8")
+    seg.SOPClassUID = seg.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.66.4"
+    seg.SegmentationType, seg.FrameOfReferenceUID, seg.NumberOfFrames = "BINARY", "1.2.3.9", 3
+    seg.BitsAllocated = seg.BitsStored = 1
+    seg.HighBit = 0
+    seg.PixelData = bytes(range(180))
+    segment, shared, measures, orientation = Dataset(), Dataset(), Dataset(), Dataset()
+    segment.SegmentNumber, segment.SegmentLabel, segment.SegmentAlgorithmType = 1, "liver", "MANUAL"
+    measures.PixelSpacing, measures.SliceThickness, measures.SpacingBetweenSlices = [0.7, 0.5], 2, 2
+    orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
+    seg.SegmentSequence, seg.SharedFunctionalGroupsSequence, seg.PerFrameFunctionalGroupsSequence = (
+        [segment],
+        [shared],
+        [],
+    )
+    for z in range(3):
+        group, place, which = Dataset(), Dataset(), Dataset()
+        place.ImagePositionPatient, which.ReferencedSegmentNumber = [0, 0, 2 * z], 1
+        group.PlanePositionSequence, group.SegmentIdentificationSequence = [place], [which]
+        seg.PerFrameFunctionalGroupsSequence.append(group)
+    yield _dump(seg)
+
+
+def _zip() -> Iterator[tuple[str, bytes]]:
+    import zipfile
+
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        for count in (1, 4):
+            out = io.BytesIO()
+            with zipfile.ZipFile(out, "w", method) as archive:
+                for number in range(count):
+                    archive.writestr(f"study/series/{number}.bin", _volume("u1").tobytes() * (number + 1))
+            yield ".zip", out.getvalue()
+
+
 MAKERS: dict[str, Callable[[], Iterator[tuple[str, bytes]]]] = {
     "dicom": _dicom,
     "mha": _mha,
     "nifti": _nifti,
     "npz": _npz,
     "nrrd": _nrrd,
+    "outlines": _outlines,
     "picture": _picture,
+    "zip": _zip,
 }
