@@ -36,6 +36,8 @@ class ReadOptions:
         Sheet of an Excel table; the first where not given.
     images : str, optional
         Series of a DICOM study that make one case, by patterns of the SeriesDescription: ``"T1=*T1*,FLAIR=*FLAIR*"``.
+    tilt : str, optional
+        ``shear`` gives DICOM series of a tilted gantry the sheared affine that is exact; ``refuse`` where left out.
     kind : str, optional
         ``binary``, ``multiclass``, ``multilabel``, ``ordinal``, ``structures`` or ``objects``.
     search : tuple of str
@@ -51,6 +53,7 @@ class ReadOptions:
     mask_column: str | None = None
     sheet: str | None = None
     images: str | None = None
+    tilt: str | None = None
     kind: str | None = None
     search: tuple[str, ...] = ()
 

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sagittal.errors import ConfigError, DataError, ReadError, SagittalError
+from sagittal.errors import ConfigError, DataError, GeometryError, ReadError, SagittalError
+from sagittal.read.manifest import write_manifest
 from sagittal.read.open_dataset import LAYOUTS, open_dataset
 from sagittal.read.requested import find_requested
 from sagittal.read.studies import find_studies
@@ -749,3 +751,26 @@ def test_medmnist_is_fetched_by_its_package(tmp_path, monkeypatch):
     assert len(asked) == 1
     with pytest.raises(ReadError, match=r"could not fetch it \(RuntimeError: no network\?\)\. Put bloodmnist_128\.npz"):
         open_dataset("medmnist:bloodmnist_128")
+
+
+def test_a_tilted_series_gets_its_exact_affine_where_asked_for(tmp_path, write_series):
+    volume = np.arange(24, dtype=np.int16).reshape(3, 2, 4)
+    paths = write_series("study/series", volume, [0, 3, 6])
+    for path in paths:
+        header = pydicom.dcmread(path)
+        header.ImagePositionPatient = [
+            *header.ImagePositionPatient[:2],
+            header.ImagePositionPatient[2] + header.InstanceNumber,
+        ]
+        header.save_as(path)
+    refused = open_dataset(tmp_path / "study")
+    with pytest.raises(GeometryError, match="gantry is tilted"):
+        refused.cases[0].image()
+    dataset = open_dataset(tmp_path / "study", tilt="shear")
+    affine = dataset.cases[0].image().grid.affine
+    first, second = (pydicom.dcmread(p).ImagePositionPatient for p in paths[:2])
+    np.testing.assert_allclose(affine[:3, 2], np.subtract(second, first), atol=1e-6)
+    write_manifest(dataset, tmp_path / "manifest")
+    np.testing.assert_array_equal(open_dataset(tmp_path / "manifest").cases[0].image().grid.affine, affine)
+    with pytest.raises(ConfigError, match="tilt='sheer' is not known. Did you mean 'shear'"):
+        open_dataset(tmp_path / "study", tilt="sheer")

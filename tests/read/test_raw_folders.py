@@ -192,7 +192,9 @@ def test_hippocampus(bench_data):
         found = case.truth.load()
         assert found.grid.same_place(case.image().grid)
         assert found.mask("Anterior").any()
-    with pytest.raises(DataError, match=r"1 images without mask \(images/hippocampus_118.nii.gz\) and 2 masks without image"):
+    with pytest.raises(
+        DataError, match=r"1 images without mask \(images/hippocampus_118.nii.gz\) and 2 masks without image"
+    ):
         open_dataset(bench_data / "hippocampus" / "dirty")
 
 

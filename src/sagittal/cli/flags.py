@@ -69,6 +69,7 @@ READING = tuple(
             metavar="NAME=PATTERN",
             help="Series of a DICOM study that make one case: 'T1=*T1*,FLAIR=*FLAIR*'.",
         ),
+        "tilt": flag("--tilt", metavar="refuse|shear", help="DICOM of a tilted gantry: refused, or sheared affines."),
         "split_column": flag("--split-column", metavar="COLUMN", help="Column with train, val or test."),
         "search": typer.Option(
             "--search",

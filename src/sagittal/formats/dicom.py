@@ -24,7 +24,7 @@ from sagittal.guard.limits import as_read_error
 from sagittal.image import Image
 from sagittal.types import Floats
 
-_TILTS = ("refuse", "shear")
+TILTS = ("refuse", "shear")
 
 
 def read_dicom(path: Path) -> Image:
@@ -80,8 +80,8 @@ def read_dicom_series(
     """
     if not paths:
         raise ReadError("DICOM: no files were given")
-    if tilt not in _TILTS:
-        raise ConfigError(f"tilt is '{tilt[:20]}'. {nearest(tilt, _TILTS)}")
+    if tilt not in TILTS:
+        raise ConfigError(f"tilt is '{tilt[:20]}'. {nearest(tilt, TILTS)}")
     paths = [Path(path) for path in paths]
     with as_read_error("DICOM"):
         headers = open_series(paths)

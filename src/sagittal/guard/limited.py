@@ -1,7 +1,7 @@
 """Work on bytes from outside, done in processes with limits: a cap on memory, a time, and a life of their own.
 
 Decoders are written in C and parse what anyone may have made. In a process of its own a crash is an error message, a
-hang ends, and a bomb meets a cap (`incidents` of this field: CVE-2026-5442, CVE-2024-47796 and their like). The processes
+hang ends, and a bomb meets a cap (CVE-2026-5442, CVE-2024-47796 and their like). The processes
 stay for the next job, so that a job costs some 50 microseconds; they end with this process, and a process that is forked
 from it starts its own.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sagittal.dataset import Dataset
 from sagittal.errors import ConfigError, DataError, ReadError, SagittalError, nearest
-from sagittal.formats.dicom import read_dicom
+from sagittal.formats.dicom import TILTS, read_dicom
 from sagittal.formats.dicom_index import Instance
 from sagittal.formats.open_image import reader_of
 from sagittal.guard.archive import is_archive
@@ -23,6 +23,7 @@ from sagittal.read.medmnist import open_medmnist
 from sagittal.read.msd import DATASET, is_msd, open_msd
 from sagittal.read.nnunet import is_nnunet, open_nnunet
 from sagittal.read.pairs import is_pairs, open_pairs
+from sagittal.read.sources import tilt_series
 from sagittal.read.table import names_images, open_table
 from sagittal.read.table_file import read_table
 from sagittal.read.voc import is_voc, open_voc
@@ -45,6 +46,7 @@ class Request:
     mask_column: str | None = None
     sheet: str | None = None
     images: str | None = None
+    tilt: str | None = None
     kind: str | None = None
     search: tuple[Path, ...] = ()
 
@@ -87,6 +89,7 @@ def open_dataset(
     mask_column: str | None = None,
     sheet: str | None = None,
     images: str | None = None,
+    tilt: str | None = None,
     kind: str | None = None,
     search: Iterable[str | Path] = (),
 ) -> Dataset:
@@ -114,6 +117,8 @@ def open_dataset(
     images : str, optional
         Series of each study of a DICOM tree that make one case: ``"T1=*T1*,FLAIR=*FLAIR*"``, patterns of the
         SeriesDescription.
+    tilt : {"refuse", "shear"}, optional
+        What becomes of DICOM series of a tilted gantry: refused, or given the sheared affine that is exact.
     kind : {"binary", "multiclass", "multilabel", "ordinal", "structures", "objects"}, optional
     search : paths
         Folders in which sets of MedMNIST are looked for first.
@@ -129,6 +134,8 @@ def open_dataset(
     """
     if layout is not None and layout not in LAYOUTS:
         raise ConfigError(f"unknown layout '{layout}'. {nearest(layout, LAYOUTS)}")
+    if tilt not in {None, *TILTS}:
+        raise ConfigError(f"tilt='{tilt}' is not known. {nearest(str(tilt), TILTS)}")
     request = Request(
         source=str(source),
         target=target,
@@ -140,6 +147,7 @@ def open_dataset(
         mask_column=mask_column,
         sheet=sheet,
         images=images,
+        tilt=tilt,
         kind=kind,
         search=tuple(Path(folder) for folder in search),
     )
@@ -165,7 +173,12 @@ def _open(request: Request, layout: str | None) -> Dataset:
     if not dataset.cases:
         first = f"; the first, {dataset.skipped[0].case}: {dataset.skipped[0].reason}" if dataset.skipped else ""
         raise DataError(f"'{dataset.name}' holds no case that can be used; {len(dataset.skipped)} were left out{first}")
-    return dataset
+    return _tilted(dataset) if request.tilt == "shear" else dataset
+
+
+def _tilted(dataset: Dataset) -> Dataset:
+    """The data set whose DICOM series are read with the affine of their tilt."""
+    return replace(dataset, cases=tuple(tilt_series(case, "shear") for case in dataset))
 
 
 def with_table(request: Request) -> Request:
@@ -220,6 +233,8 @@ def recognise(request: Request) -> str:
     tops = class_folders(path)
     if not tops and len(_tables(path)) > 1 and image_files(path):
         raise DataError(f"'{path.name}' holds {len(_tables(path))} tables; say which one with labels=...")
+    if len({name for name, _, _ in tops}) == 1 and _is_dicom(path):
+        return "files"  # the folder of a study or series, not of a class
     return "folders" if tops and not _are_patients([folder for _, _, folder in tops]) else "files"
 
 

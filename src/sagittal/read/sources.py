@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from dataclasses import replace
 from functools import partial
 from hashlib import blake2s
 from inspect import signature
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sagittal.case import ImageSource
+from sagittal.case import Case, ImageSource
 from sagittal.errors import ConfigError, GeometryError, ReadError, SagittalError, nearest
 from sagittal.formats.dicom import read_dicom_series
 from sagittal.formats.dicom_seg import read_dicom_seg
@@ -160,6 +161,22 @@ def rename_mask(case: str, source: SegmentationSource) -> SegmentationSource:
     if not source.way:
         return source
     return make_mask_source(case, source.way, source.files, source.options, structures=source.structures)
+
+
+def tilt_series(case: Case, tilt: str) -> Case:
+    """The case with its DICOM series, and outlines on them, read with this `tilt` of ``read_dicom_series``."""
+    images = {
+        name: make_source(case.id, "series", source.files, {**source.options, "tilt": tilt}, member=source.member)
+        if source.way == "series"
+        else source
+        for name, source in case.images.items()
+    }
+    truth = case.truth
+    if isinstance(truth, SegmentationSource) and truth.way == "dicom_truth":
+        reading = {**truth.options.get("reading", {}), "tilt": tilt}
+        options = {**truth.options, "reading": reading}
+        truth = make_mask_source(case.id, truth.way, truth.files, options, structures=truth.structures)
+    return replace(case, images=images, truth=truth)
 
 
 def file_source(case: str, path: Path, **options: Any) -> ImageSource:
