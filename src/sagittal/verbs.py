@@ -564,7 +564,9 @@ def _open(source: str | Path, target: str | None, read: ReadOptions, reporter: R
     dataset = open_dataset(str(source), target=target, **read.keywords())
     if dataset.skipped:
         first = dataset.skipped[0]
-        reporter.say(f"{len(dataset.skipped)} studies are left out; the first, case {first.case}: {first.reason}")
+        count = len(dataset.skipped)
+        left = "1 study is left out; it is" if count == 1 else f"{count} studies are left out; the first,"
+        reporter.say(f"{left} case {first.case}: {first.reason}")
     return dataset
 
 

@@ -477,7 +477,7 @@ def test_real_files_of_other_kinds(bench_data):
     assert (ultrasound.data.shape, ultrasound.modality) == ((3, 800, 555, 1), "US")
     palette = read_dicom(folder / "no-pixel-spacing.dcm")
     assert (palette.channels, palette.grid.spacing) == (3, None)
-    with pytest.raises(ReadError, match="a SR object, not an image"):
+    with pytest.raises(ReadError, match="an object of modality SR, not an image"):
         read_dicom(folder / "no-pixel-data.dcm")
 
 
@@ -500,7 +500,7 @@ def test_real_files_of_other_kinds(bench_data):
         ({"Rows": None}, "holds no image, Rows is missing"),
         ({"PixelData": None}, "holds no pixel data"),
         ({"RescaleSlope": 0}, "would erase the values"),
-        ({"Modality": "SEG"}, "a SEG object, not an image"),
+        ({"Modality": "SEG"}, "an object of modality SEG, not an image"),
         (
             {"TransferSyntaxUID": "1.2.840.10008.1.2.4.100", "PixelData": encapsulate([b"\0\0"])},
             "the transfer syntax MPEG2 .* is not read",

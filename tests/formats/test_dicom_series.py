@@ -301,7 +301,7 @@ def test_objects_without_image_are_told(write_volumes, write_slice, tmp_path):
     groups, skipped = sort_files(walk(folder))
     assert len(groups) == 1
     (left,) = skipped
-    assert left.reason == "a SR object, not an image of a patient"
+    assert left.reason == "an object of modality SR, not an image of a patient"
 
 
 def test_a_tree_takes_each_volume_of_a_series_with_its_row(write_volumes, tmp_path):

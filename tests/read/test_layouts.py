@@ -544,7 +544,7 @@ def test_a_dicom_tree_by_patient_and_beside_its_table(tree):
     assert sorted(_answers(dataset).values()) == ["no", "yes", "yes"]
     report, row = dataset.skipped
     assert (row.case, row.reason) == ("row-0003", "the table names a study that was not found")
-    assert report.reason == "a SR object, not an image of a patient"
+    assert report.reason == "an object of modality SR, not an image of a patient"
 
 
 def test_series_without_a_row_are_reported(tree):

@@ -46,7 +46,7 @@ def planes_of(header: Header) -> list[Plane]:
     """
     modality = modality_of(header)
     if modality in NOT_IMAGES - {"RTDOSE"}:
-        raise ReadError(f"DICOM: a {modality} object, not an image")
+        raise ReadError(f"DICOM: an object of modality {modality}, not an image")
     if not any(keyword in header for keyword in _PIXELS):
         raise ReadError("DICOM: holds no pixel data")
     layout = PixelFormat(header)

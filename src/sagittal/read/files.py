@@ -121,7 +121,11 @@ def sort_files(paths: Iterable[Path]) -> tuple[list[Group], list[Skipped]]:
         if found.image:
             series[found.series or str(path), found.study, found.patient].append(found)
         else:
-            what = f"a {found.modality} object" if found.modality in NOT_IMAGES else "a DICOM object without pixels"
+            what = (
+                f"an object of modality {found.modality}"
+                if found.modality in NOT_IMAGES
+                else "a DICOM object without pixels"
+            )
             skipped.append(Skipped(series_name(found), f"{what}, not an image of a patient"))
     for members in series.values():
         groups += sort_series(members)
