@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import zlib
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image as Pictures
 
 from sagittal.errors import MissingPackageError, ReadError
+from sagittal.formats import raster
 from sagittal.formats.label_map import read_label_map
 from sagittal.formats.open_image import read_image
 from sagittal.formats.raster import read_raster, turn
@@ -233,3 +235,17 @@ def test_a_cut_picture_is_refused(tmp_path):
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:1000])
     with pytest.raises(ReadError, match="damaged or cut off"):
         read_raster(tmp_path / "a.png")
+
+
+def test_a_file_that_never_ends_is_given_up(tmp_path, monkeypatch):
+    """Found by fuzzing: 150 bytes on whose directories a decoder turns for ever."""
+    pytest.importorskip("tifffile")
+    endless = (
+        "SUkqAAgAAAAJADS3BAABAAAAsAAAS+z4DAAM/wQpgKTFJ9AH+KesDdhZtacAAAMBAwABAAAAAQAA////f4DAXWBtyDK0X9QwmAAQ"
+        "AAAA1DC4C3wVMHVQRmDq3IIEKQx7qGEcJZSOQB8AAAz/NKQsU0TvYAAAAAgAAAADovxTREgAEFLYWayKoA8AAAAQAAAAAAAAVegD"
+    )
+    path = tmp_path / "a.tif"
+    path.write_bytes(base64.b64decode(endless))
+    monkeypatch.setattr(raster, "PATIENCE_S", 1.0)
+    with pytest.raises(ReadError, match="needed more than 1 s, and was stopped"):
+        read_raster(path)

@@ -53,12 +53,17 @@ def read_raster(path: Path) -> Image:
     return Image(data, Grid(data.shape[1:]), bits=bits)
 
 
+#: Seconds that decoding a rarer kind of picture may take, and one more for each MB: some damaged files never end.
+PATIENCE_S = 10.0
+
+
 def _apart(path: Path, kind: str) -> tuple[Array, int]:
     """Pixels and bits, decoded in a process with limits."""
     for package in ("tifffile", "imagecodecs"):
         if kind != "WEBP" and not (package == "tifffile" and kind != "TIFF"):
             require(package, feature=f"reading {_WORDS[kind]}", extra="codecs")
-    _, result = next(iter(run_limited(decode_apart, [[str(path.resolve()), kind]])))
+    patience = PATIENCE_S + path.stat().st_size / 2**20
+    _, result = next(iter(run_limited(decode_apart, [[str(path.resolve()), kind]], timeout_s=patience)))
     if isinstance(result, SagittalError):
         raise result
     pixels, bits = result

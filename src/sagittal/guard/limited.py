@@ -420,7 +420,7 @@ def _result(answer: Any, terms: _Terms) -> Any:
 def _failure(code: int, late: bool, terms: _Terms) -> ReadError:
     why = "the file is damaged, or made to do harm"
     if late or code == -getattr(signal, "SIGALRM", 0):
-        return ReadError(f"the decoder needed more than {terms.timeout_s:g} s, and was stopped; {why}")
+        return ReadError(f"the decoder needed more than {terms.timeout_s:.3g} s, and was stopped; {why}")
     if code == -getattr(signal, "SIGKILL", 0):
         return ReadError("the decoder was ended by the system, probably for want of memory; read fewer files at a time")
     name = signal.Signals(-code).name if code < 0 else f"code {code}"
