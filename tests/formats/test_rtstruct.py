@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from sagittal.errors import GeometryError, ReadError
 from sagittal.formats.dicom import read_dicom_series
-from sagittal.formats.rtstruct import fill_even_odd, read_rtstruct, roi_names
+from sagittal.formats.polygons import fill_even_odd
+from sagittal.formats.rtstruct import read_rtstruct, roi_names
 from sagittal.read.sources import make_mask_source
 
 ROWS, COLUMNS, SLICES = 60, 80, 5

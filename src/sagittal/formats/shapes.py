@@ -10,6 +10,7 @@ import numpy as np
 
 from sagittal.errors import DataError
 from sagittal.formats.label_map import stack_masks
+from sagittal.formats.polygons import fill_even_odd
 from sagittal.grid import Grid
 from sagittal.guard.limits import MAX_FRAME_VALUES, check_size
 from sagittal.truth import Segmentation
@@ -67,24 +68,10 @@ def fill_polygon(points: Floats, size: tuple[int, int]) -> Array:
            [0, 1, 1, 0],
            [0, 0, 0, 0]])
     """
-    width, height = size
-    inside = np.zeros((width, height), dtype=bool)
     points = np.asarray(points, dtype=np.float64)
     if len(points) < 3 or not np.all(np.isfinite(points)):
-        return inside
-    x0, y0 = points.T
-    x1, y1 = np.roll(points, -1, axis=0).T
-    first = int(np.clip(np.floor(y0.min() - 0.5), 0, height))
-    last = int(np.clip(np.ceil(y0.max() + 0.5), 0, height))
-    centres = np.arange(width) + 0.5
-    for row in range(first, last):
-        y = row + 0.5
-        crosses = (y0 <= y) != (y1 <= y)
-        if crosses.any():
-            at = x0[crosses] + (y - y0[crosses]) * (x1[crosses] - x0[crosses]) / (y1[crosses] - y0[crosses])
-            # A centre is inside where an odd number of edges lies to its left.
-            inside[:, row] = np.searchsorted(np.sort(at), centres, side="right") % 2 == 1
-    return inside
+        return np.zeros(size, dtype=bool)
+    return fill_even_odd(points - 0.5, size).T
 
 
 def decode_runs(counts: str | Sequence[int], size: tuple[int, int]) -> Array:
