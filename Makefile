@@ -54,7 +54,6 @@ bench: $(DEVELOPMENT)
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
 
 fuzz: $(DEVELOPMENT)
-	$(INSTALL) atheris
 	$(BIN)/python fuzz/run.py $(ARGS)
 
 docs: $(DEVELOPMENT)
@@ -72,5 +71,5 @@ $(VENV)/.ready-demo: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(DEVELOPMENT): pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) --editable '.[all,test,lint,docs]'
+	$(INSTALL) --editable '.[all,test,lint,docs,fuzz]'
 	@touch $@
