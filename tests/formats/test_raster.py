@@ -237,8 +237,8 @@ def test_a_cut_picture_is_refused(tmp_path):
         read_raster(tmp_path / "a.png")
 
 
-def test_a_file_that_never_ends_is_given_up(tmp_path, monkeypatch):
-    """Found by fuzzing: 150 bytes on whose directories a decoder turns for ever."""
+def test_directories_in_a_circle_end(tmp_path, monkeypatch):
+    """Found by fuzzing: 150 bytes on whose directories a decoder turned for ever."""
     pytest.importorskip("tifffile")
     endless = (
         "SUkqAAgAAAAJADS3BAABAAAAsAAAS+z4DAAM/wQpgKTFJ9AH+KesDdhZtacAAAMBAwABAAAAAQAA////f4DAXWBtyDK0X9QwmAAQ"
@@ -246,6 +246,6 @@ def test_a_file_that_never_ends_is_given_up(tmp_path, monkeypatch):
     )
     path = tmp_path / "a.tif"
     path.write_bytes(base64.b64decode(endless))
-    monkeypatch.setattr(raster, "PATIENCE_S", 1.0)
-    with pytest.raises(ReadError, match="needed more than 1 s, and was stopped"):
+    monkeypatch.setattr(raster, "PATIENCE_S", 20.0)
+    with pytest.raises(ReadError, match="every extent must be at least 1"):
         read_raster(path)

@@ -190,7 +190,11 @@ def _tiff(path: Path) -> Array:
     """The pages of a TIFF of full resolution, (K, H, W) or (K, H, W, 3)."""
     tifffile = require("tifffile", feature="reading this kind of TIFF", extra="codecs")
     with tifffile.TiffFile(path) as file:
-        pages = [page for page in file.pages if not int(getattr(page, "subfiletype", 0) or 0) & 1]
+        # Counted first: a directory that points back at itself is then found, where iteration would never end.
+        every = [file.pages[n] for n in range(len(file.pages))]
+        pages = [page for page in every if not int(getattr(page, "subfiletype", 0) or 0) & 1]
+        if not pages:
+            raise ReadError("picture: holds no page of full resolution: damaged")
         first = pages[0]
         check_size((len(pages), *first.shape), "picture", limit=MAX_FRAME_VALUES)
         planes = []
