@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sagittal.errors import ConfigError, DataError, nearest
+from sagittal.errors import ConfigError, nearest
 from sagittal.options import EvaluateOptions, ReadOptions, TrainOptions, format_seconds, parse_budget
 from sagittal.progress import Quiet, Reporter
 from sagittal.run_folder import (
@@ -159,7 +158,7 @@ def plan(
     options = options or TrainOptions()
     started, seconds = time.monotonic(), parse_budget(budget)
     _check_task(task)
-    dataset = _with_classes(_open(source, target, options.read, options.reporter))
+    dataset = _open_classes(source, target, options.read, options.reporter)
     return measure_and_plan(dataset, task, seconds, seed, options, started)[1]
 
 
@@ -228,7 +227,7 @@ def train(
     try:
         with keep_log(folder) as logged:
             options = replace(options, reporter=logged(options.reporter))
-            dataset = _with_classes(_open(source, target, options.read, options.reporter))
+            dataset = _open_classes(source, target, options.read, options.reporter)
             return _train(dataset, task, parse_budget(budget), folder, seed, options, started)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"Go on with: sagittal train -o {folder} --resume") from stop
@@ -244,12 +243,13 @@ def _train(
     started: float,
 ) -> Run:
     """Plan, train, and judge the run by the cases that its networks did not learn from."""
+    from sagittal.check.before_training import stop_on_leakage
     from sagittal.prepare.plan import Plan
     from sagittal.report.conclude import conclude
     from sagittal.train.run import clear_work, train_model
     from sagittal.train.start import measure, measure_and_plan
 
-    allowed = _stop_on_leakage(dataset, folder, options)
+    allowed = stop_on_leakage(dataset, folder, allow=options.allow_leakage, reporter=options.reporter)
     goes_on = (folder / "plan.json").is_file()
     if goes_on:
         made, fingerprint = Plan.load(folder / "plan.json"), measure(dataset, seed, options)
@@ -282,31 +282,6 @@ def _train(
             f"took {format_seconds(spent)} of {format_seconds(made.budget_s)} ({spent / made.budget_s:.0%} of the budget)"
         )
     return run
-
-
-def _stop_on_leakage(dataset: Dataset, folder: Path, options: TrainOptions) -> dict[str, int]:
-    """The part of check that reads no pixels, kept in ``check.json``; leakage stops training unless it is allowed.
-
-    Returns
-    -------
-    dict of str to int
-        What was allowed: code of the finding, number of cases.
-    """
-    from sagittal.check.check_dataset import check_dataset
-
-    findings = check_dataset(dataset, pixels="none")
-    if options.allow_leakage:
-        findings = findings.allow_leakage()
-    with writable(folder):
-        text = json.dumps(findings.to_json(), indent=1, ensure_ascii=False)
-        (folder / "check.json").write_text(text + "\n", encoding="utf-8")
-    leaks = findings.leakage()
-    errors = [found.message for found in leaks if found.severity == "error"]
-    if errors:
-        raise DataError(f"{' '.join(errors)} To train all the same: --allow-leakage; the model's card will say so.")
-    for found in leaks:
-        options.reporter.say(f"warning: {found.message}")
-    return {found.code: len(found.cases) for found in leaks}
 
 
 def evaluate(
@@ -353,7 +328,7 @@ def evaluate(
         claim_folder(folder, what="evidence", overwrite=overwrite)
     run = _run_of(package)
     target = options.target or (load_config(run).get("target") if run else None)
-    dataset = _with_classes(_open(source, target, options.read, options.reporter))
+    dataset = _open_classes(source, target, options.read, options.reporter)
     dataset, name = held_out(dataset, split, splits_file=run / "splits.json" if run else None)
     evidence = evaluate_model(
         loaded,
@@ -570,29 +545,10 @@ def _open(source: str | Path, target: str | None, read: ReadOptions, reporter: R
     return dataset
 
 
-def _with_classes(dataset: Dataset) -> Dataset:
-    """The data set, if its truth can teach or judge a classifier.
+def _open_classes(source: str | Path, target: str | None, read: ReadOptions, reporter: Reporter) -> Dataset:
+    from sagittal.check.before_training import demand_classes
 
-    Raises
-    ------
-    DataError
-        If its truth has a place instead: structures or objects.
-    """
-    from sagittal.labels import PLACE_KINDS
-
-    scheme = dataset.scheme
-    if scheme is None or scheme.kind not in PLACE_KINDS:
-        return dataset
-    columns = ", ".join(dataset.columns[:20])
-    raise DataError(
-        f"{dataset.name}: its truth is of kind '{scheme.kind}' ({', '.join(scheme.classes[:8])}), but classification needs "
-        "classes of the case as a whole. "
-        + (
-            f"Name the column that holds them with --target, one of: {columns}."
-            if columns
-            else "Give a table that holds them: --labels TABLE --target COLUMN."
-        )
-    )
+    return demand_classes(_open(source, target, read, reporter))
 
 
 def _check_task(task: str) -> None:
