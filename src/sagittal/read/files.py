@@ -47,9 +47,9 @@ SPLIT_NAMES = {
 }
 _IGNORED_FOLDERS = {"__MACOSX"}
 _NO_IMAGES = {
-    *TABLES, ".txt", ".md", ".json", ".yaml", ".yml", ".xml", ".html", ".pdf", ".py", ".sh", ".log", ".xlsx", ".xls",
+    *TABLES, ".txt", ".md", ".json", ".yaml", ".yml", ".xml", ".html", ".pdf", ".py", ".sh", ".log", ".xls",
     ".doc", ".docx", ".zip", ".tar", ".tgz", ".7z", ".toml", ".ini", ".cfg", ".db", ".sqlite", ".exe", ".dll", ".jar",
-    ".htm", ".css", ".js", ".nrrd", ".mha", ".mhd", ".raw", ".gif", ".svg", ".mp4", ".avi",
+    ".htm", ".css", ".js", ".raw", ".gif", ".svg", ".mp4", ".avi",
 }  # fmt: skip
 
 
