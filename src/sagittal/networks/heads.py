@@ -26,15 +26,20 @@ class Head:
     ----------
     kind : {"vector", "dense"}
     outputs : int
-        Numbers in a vector.
+        Numbers in a vector, or for each pixel.
+    stride : int
+        Of a dense head: its map has this many times fewer pixels along each axis than the image.
     """
 
     kind: Literal["vector", "dense"]
     outputs: int
+    stride: int = 1
 
     def __post_init__(self) -> None:
         if self.outputs < 1:
             raise ConfigError(f"a head needs one output or more, not {self.outputs}")
+        if self.stride < 1:
+            raise ConfigError(f"the stride of a head is 1 or more, not {self.stride}")
 
 
 class Network(nn.Module):

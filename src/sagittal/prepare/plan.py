@@ -15,6 +15,9 @@ from sagittal.errors import ConfigError, nearest
 from sagittal.labels import LabelScheme
 
 PLAN_FORMAT = 1
+#: How an answer with a place is written by a network: one output for each structure and one for the background, which
+#: exclude each other; or one output for each structure alone, where structures overlap or are not known in every case.
+Outputs = Literal["exclusive", "independent"]
 
 
 @dataclass(frozen=True)
@@ -66,19 +69,29 @@ class PreparePlan:
         Whether an image that is not resampled by spacing keeps its aspect ratio, padded.
     clip : (low, high), optional
         Values are limited to this range first, in the image's unit.
-    normalise : {"fixed", "image"}
+    normalise : {"fixed", "image", "nonzero"}
         ``fixed`` subtracts `offset` and divides by `scale`, numbers of the data set; ``image`` uses mean and standard
-        deviation of each image.
+        deviation of each image; ``nonzero`` those of its voxels that are not 0, for images whose background was cut out.
     offset, scale : tuple of float, one a channel
     store : {"uint8", "float16", "float32"}
         How prepared arrays are kept: ``uint8`` where the values are whole numbers 0..255 and normalised later.
+    whole : bool
+        True: every case becomes one array of `size`. False, for questions whose answer has a place: a case keeps its
+        own size after resampling, and the network sees it through windows of `size`.
+    zoom : tuple of float, optional
+        Without `whole`: resampled size as a factor of the study's own, for images without a voxel size.
+    crop : bool
+        Without `whole`: whether a border of nothing but the lowest value is cut off first.
     """
 
     size: tuple[int, ...] = (28, 28)
     spacing_mm: tuple[float, ...] | None = None
     keep_aspect: bool = False
     clip: tuple[float, float] | None = None
-    normalise: Literal["fixed", "image"] = "fixed"
+    normalise: Literal["fixed", "image", "nonzero"] = "fixed"
+    whole: bool = True
+    zoom: tuple[float, ...] | None = None
+    crop: bool = False
     offset: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
     store: Literal["uint8", "float16", "float32"] = "float32"
@@ -102,6 +115,8 @@ class AugmentPlan:
         Fraction of the size.
     brightness, contrast, gamma, noise, blur : float
         In units of the normalised image's standard deviation, or relative for contrast and gamma.
+    elastic : float
+        Standard deviation of a smooth random displacement, as a fraction of the window's size.
     erase : float
         Probability that a random box is blanked.
     mixup : float
@@ -119,6 +134,7 @@ class AugmentPlan:
     gamma: float = 0.0
     noise: float = 0.0
     blur: float = 0.0
+    elastic: float = 0.0
     erase: float = 0.0
     mixup: float = 0.0
 
@@ -145,6 +161,15 @@ class NetworkPlan:
         ``package``, ``folder:PATH``, ``hub:NAME`` or ``None`` for random weights.
     tuning : {"full", "linear", "lora"}
         What of a pretrained network is trained.
+    strides : one tuple a stage, each one number an axis
+        Of a network with a decoder: by how much each stage shrinks its input; the first is that of the stem. As many as
+        `depth` has entries.
+    kernels : likewise
+        Sizes of the convolutions of each stage: 1 along an axis whose voxels are still much longer than the others.
+    most_width : int
+        Of a network with a decoder: no stage has more channels.
+    decoder_depth : int
+        Of a network with a decoder: convolutions of each of its stages.
     """
 
     name: str = "resnet-small"
@@ -156,6 +181,10 @@ class NetworkPlan:
     pooling: Literal["mean", "mean-max"] = "mean"
     pretrained: str | None = None
     tuning: Literal["full", "linear", "lora"] = "full"
+    strides: tuple[tuple[int, ...], ...] = ()
+    kernels: tuple[tuple[int, ...], ...] = ()
+    most_width: int = 320
+    decoder_depth: int = 1
 
 
 @dataclass(frozen=True)
@@ -194,6 +223,15 @@ class TrainPlan:
         then sees no augmentation but mixup.
     mixup : float, optional
         In place of ``augment.mixup``.
+    foreground : float
+        Part of the windows of a batch that lie around a structure or object, each class in turn; the rest lie anywhere.
+    loss : {"auto", "dice-ce", "dice-ce-cldice"}
+        Of segmentation: Dice and cross-entropy in equal parts, and with them the centreline Dice for thin trees. ``auto`` is
+        the only loss of other tasks.
+    deep_supervision : bool
+        Whether coarser stages of a decoder learn the target too, each with half the weight of the next finer one.
+    windows : int
+        Windows that one epoch draws, over all cases; 0 for one a case.
     steps : per member a tuple of (from step, total steps)
         How long each member was trained, as it was revised while the clock ran; empty before a run. A plan that holds them
         repeats the run whatever the machine's speed.
@@ -218,6 +256,10 @@ class TrainPlan:
     clip_norm: float = 0.0
     cache_features: bool = False
     mixup: float | None = None
+    foreground: float = 0.5
+    loss: Literal["auto", "dice-ce", "dice-ce-cldice"] = "auto"
+    deep_supervision: bool = False
+    windows: int = 0
     steps: tuple[tuple[tuple[int, int], ...], ...] = ()
 
 
@@ -274,6 +316,13 @@ class DecidePlan:
         Array axes mirrored for test-time averaging.
     weights : tuple of float
         Share of each family of networks in the blended logits, the main one first; empty: chosen on validation.
+    overlap : float
+        Of neighbouring windows, as a fraction of their size, where the answer has a place.
+    clean : bool
+        Of segmentation: whether removing islands, filling holes and a least volume are tried on validation cases and kept
+        for the structures that they help.
+    tolerance_mm : float
+        Of the surface Dice.
     gate : {"off", "flag", "abstain"}
         What happens to a study unlike the validation cases: nothing is measured; it is marked; it is marked and gets no
         decision.
@@ -284,6 +333,9 @@ class DecidePlan:
     confidence: float = 0.9
     flips: tuple[int, ...] = ()
     weights: tuple[float, ...] = ()
+    overlap: float = 0.5
+    clean: bool = True
+    tolerance_mm: float = 2.0
     gate: Literal["off", "flag", "abstain"] = "flag"
 
 
@@ -292,11 +344,13 @@ class Plan:
     """Every choice of a training run.
 
     ``fixed`` names the fields that the user set; nothing changes those afterwards. ``why`` gives the reason of a choice under its dotted name: ``{"prepare.size": "median of 546 images"}``.
+    ``outputs`` says of segmentation whether structures exclude each other.
     ``expect`` holds what the planner expects in seconds and megabytes. Both are text for people; nothing reads them.
     """
 
     scheme: LabelScheme
     task: str = "classify"
+    outputs: Outputs = "exclusive"
     input: InputPlan = field(default_factory=InputPlan)
     prepare: PreparePlan = field(default_factory=PreparePlan)
     augment: AugmentPlan = field(default_factory=AugmentPlan)
@@ -403,7 +457,7 @@ T = TypeVar("T")
 
 def _resolve(key: str) -> tuple[str, str]:
     """Section and field of a dotted or bare key."""
-    known = {f"{s}.{f.name}" for s, cls in _SECTIONS.items() for f in dataclasses.fields(cls)} | {"seed"}
+    known = {f"{s}.{f.name}" for s, cls in _SECTIONS.items() for f in dataclasses.fields(cls)} | {"seed", "outputs"}
     if key in known:
         section, _, name = key.rpartition(".")
         return section, name
