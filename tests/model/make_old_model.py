@@ -17,7 +17,8 @@ import torch
 
 from sagittal.labels import LabelScheme
 from sagittal.model.archive import FORMAT
-from sagittal.model.package import IntendedUse, Model
+from sagittal.model.package import Model
+from sagittal.model.parts import IntendedUse
 from sagittal.networks.heads import build_network
 from sagittal.prepare.arrays import table_width
 from sagittal.prepare.plan import (

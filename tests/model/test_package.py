@@ -27,7 +27,8 @@ from sagittal.errors import ConfigError, PackageError, ResourceError
 from sagittal.model import archive
 from sagittal.model.calibrate import Calibration
 from sagittal.model.looks import looks_path, read_looks, record_look
-from sagittal.model.package import IntendedUse, Model
+from sagittal.model.package import Model
+from sagittal.model.parts import IntendedUse
 from sagittal.networks.encoder import ENCODERS
 from sagittal.prepare.arrays import to_input
 from sagittal.prepare.plan import CompanionPlan, DecidePlan, NetworkPlan

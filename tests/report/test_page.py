@@ -20,7 +20,7 @@ from sagittal.labels import LabelScheme
 from sagittal.metrics.intervals import Estimate
 from sagittal.model.looks import Look
 from sagittal.model.operating import OperatingPoint
-from sagittal.model.package import IntendedUse
+from sagittal.model.parts import IntendedUse
 from sagittal.prepare.plan import Plan
 from sagittal.report import words
 from sagittal.report.card import model_card

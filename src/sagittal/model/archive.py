@@ -41,7 +41,17 @@ MAX_ARCHIVE = 2**32 - 1  # what a zip can hold without its 64-bit extension
 MAX_FILES = 128
 MAX_JSON_DEPTH = 32
 
-_PLAIN = {INDEX, SEAL, "plan.json", "calibration.json", "operating.json", "conformal.json", "gate.json", "data.json"}
+_PLAIN = {
+    INDEX,
+    SEAL,
+    "plan.json",
+    "calibration.json",
+    "operating.json",
+    "conformal.json",
+    "gate.json",
+    "data.json",
+    "settled.json",
+}
 _NAMES = re.compile(r"gate\.safetensors|README\.md|weights-(0|[1-9]\d?)\.safetensors|encoder-(0|[1-9]\d?)\.json")
 
 

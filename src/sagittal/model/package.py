@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import platform
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from sagittal import __version__
 from sagittal.case import Case
@@ -26,78 +21,23 @@ from sagittal.model.conformal import Conformal, fit_conformal
 from sagittal.model.device import pick_device
 from sagittal.model.gate import Gate, fit_gate
 from sagittal.model.operating import OperatingPoint, all_points, default_point
+from sagittal.model.parts import (
+    NOT_STATED,
+    IntendedUse,
+    current_versions,
+    gate_files,
+    member_files,
+    read_gate,
+    read_members,
+)
 from sagittal.model.predictor import Predictor
-from sagittal.networks.heads import Network, build_network
-from sagittal.networks.pretrained import TransformersEncoder
+from sagittal.networks.heads import Network
 from sagittal.prediction import Failure, Prediction
-from sagittal.prepare.arrays import table_width
-from sagittal.prepare.plan import NetworkPlan, Plan
+from sagittal.prepare.plan import Plan
 from sagittal.progress import Reporter
 from sagittal.tasks.registry import make_task
 from sagittal.tasks.task import Task
 from sagittal.types import Array, Floats
-
-#: Element types that weights may have, and their bytes.
-DTYPES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
-
-NOT_STATED = "not stated"
-
-#: Entries of a transformers configuration that name code, paths or other formats of weights.
-_NOT_ARCHITECTURE = {"auto_map", "_name_or_path", "name_or_path", "quantization_config", "custom_pipelines"}
-
-
-@dataclass(frozen=True)
-class IntendedUse:
-    """What the model was made for, in words and ranges that a person and a gate can check.
-
-    Sizes are in voxels and spacings in mm, as (lowest, highest) for each array axis of the training studies; empty where
-    not known.
-    """
-
-    question: str = NOT_STATED
-    modality: str = "OT"
-    body_part: str = NOT_STATED
-    unit: str = "1"
-    dimensions: int = 2
-    channels: int = 1
-    size: tuple[tuple[float, float], ...] = ()
-    spacing_mm: tuple[tuple[float, float], ...] = ()
-    population: str = NOT_STATED
-    indication: str = NOT_STATED
-    user: str = NOT_STATED
-    exclusions: str = NOT_STATED
-
-    @classmethod
-    def of(cls, plan: Plan, **known: Any) -> IntendedUse:
-        """What the plan says, and further fields where known."""
-        classes = ", ".join(plan.scheme.classes)
-        return cls(
-            **{
-                "question": f"{plan.scheme.target}: {classes} ({plan.scheme.kind})",
-                "modality": plan.input.modality,
-                "body_part": plan.input.body_part or NOT_STATED,
-                "unit": plan.input.unit,
-                "dimensions": plan.input.dimensions,
-                "channels": plan.input.channels,
-                **known,
-            }
-        )
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> IntendedUse:
-        """Check and read plain values."""
-        known = {f.name for f in fields(cls)}
-        for key in values:
-            if key not in known:
-                raise PackageError(f"intended use: unknown key '{key}'. {nearest(key, known)}")
-        try:
-            ranges = {
-                key: tuple((float(low), float(high)) for low, high in values.get(key, ()))
-                for key in ("size", "spacing_mm")
-            }
-        except (TypeError, ValueError) as error:
-            raise PackageError(f"intended use: sizes and spacings are pairs of numbers: {error}") from error
-        return cls(**{**values, **ranges})
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,8 +272,6 @@ class Model:
         ResourceError
             If the disk is full or cannot be written to.
         """
-        from safetensors.torch import save
-
         files = {
             "plan.json": archive.json_bytes(self.plan.to_json()),
             "calibration.json": archive.json_bytes(self.calibration.to_json()),
@@ -341,17 +279,9 @@ class Model:
             "data.json": archive.json_bytes(dict(self.data)),
             "README.md": (self.card or short_card(self)).encode("utf-8"),
         }
-        for n, member in enumerate(self.members):
-            state = {k: v.detach().cpu().contiguous().clone() for k, v in member.state_dict().items()}
-            files[f"weights-{n}.safetensors"] = save(state)
-            if isinstance(member.encoder, TransformersEncoder):
-                files[f"encoder-{n}.json"] = archive.json_bytes(_architecture(member.encoder))
         if self.conformal is not None:
             files["conformal.json"] = archive.json_bytes(self.conformal.to_json())
-        if self.gate is not None:
-            values, arrays = self.gate.to_parts()
-            files["gate.json"] = archive.json_bytes(values)
-            files["gate.safetensors"] = save({k: torch.from_numpy(np.array(v, np.float32)) for k, v in arrays.items()})
+        files |= member_files(self.members) | gate_files(self.gate)
         index = {
             "name": self.name,
             "sagittal": self.versions.get("sagittal", __version__),
@@ -383,14 +313,26 @@ class Model:
         ResourceError
             If the device is missing.
         """
-        path, place = Path(path), pick_device(device)
-        files, checksum = archive.read_files(path)
+        files, checksum = archive.read_files(Path(path))
+        return cls.from_files(files, checksum, device=device, where=Path(path).name)
+
+    @classmethod
+    def from_files(
+        cls, files: Mapping[str, bytes], checksum: str, *, device: str = "cpu", where: str = "model"
+    ) -> Model:
+        """A model from the verified bytes of its files.
+
+        Raises
+        ------
+        PackageError
+            As :meth:`load` says.
+        """
         try:
-            return cls._from_files(files, checksum, place)
+            return cls._from_files(files, checksum, pick_device(device))
         except PackageError as error:
-            raise PackageError(f"{path.name}: {error}") from error
+            raise PackageError(f"{where}: {error}") from error
         except SagittalError as error:
-            raise PackageError(f"{path.name}: the model cannot be built: {error}") from error
+            raise PackageError(f"{where}: the model cannot be built: {error}") from error
 
     @classmethod
     def _from_files(cls, files: Mapping[str, bytes], checksum: str, device: torch.device) -> Model:
@@ -402,7 +344,7 @@ class Model:
         index = archive.parse_json(files[archive.INDEX], archive.INDEX)
         plan = Plan.from_json(read("plan.json"))
         try:
-            count, name = len(index["members"]), str(index["name"])
+            name = str(index["name"])
             shares = tuple(float(m["weight"]) for m in index["members"])
             families = tuple(int(m["family"]) for m in index["members"])
             use = IntendedUse.from_json(index["intended_use"])
@@ -412,32 +354,21 @@ class Model:
             if isinstance(error, PackageError):
                 raise
             raise PackageError(f"{archive.INDEX} or operating.json misses an entry: {error}") from error
-        weights = {f for f in files if f.startswith("weights-")}
-        if not set(families) <= set(range(len(plan.families))):
-            raise PackageError(f"{archive.INDEX}: names a family of networks that plan.json does not hold")
-        if count < 1 or weights != {f"weights-{n}.safetensors" for n in range(count)}:
-            raise PackageError(f"{archive.INDEX} states {count} networks, there are {len(weights)} files of weights")
+        networks = read_members(plan, files, families, make_task(plan).head)
         classes = len(plan.scheme.classes)
         if any(len(p.thresholds) != classes for p in points):
             raise PackageError(f"operating.json: thresholds do not fit {classes} classes")
         conformal = Conformal.from_json(read("conformal.json")) if "conformal.json" in files else None
         if conformal is not None and len(conformal.thresholds) != classes:
             raise PackageError(f"conformal.json: thresholds do not fit {classes} classes")
-        gate = None
-        if "gate.json" in files:
-            arrays = read_tensors(files.get("gate.safetensors", b""), "gate.safetensors")
-            gate = Gate.from_parts(read("gate.json"), {k: v.numpy() for k, v in arrays.items()})
-            if len(gate.spaces) != count:
-                raise PackageError(f"gate.json: knows {len(gate.spaces)} networks of {count}")
-        members = tuple(_member(plan.families[f], files, n).to(device) for n, f in enumerate(families))
         return cls(
             name=name,
             plan=plan,
-            members=members,
+            members=tuple(network.to(device) for network in networks),
             calibration=Calibration.from_json(read("calibration.json")),
             points=points,
             conformal=conformal,
-            gate=gate,
+            gate=read_gate(files, len(families)),
             weights=shares,
             families=families,
             intended_use=use,
@@ -448,90 +379,6 @@ class Model:
             checksum=checksum,
             device=device,
         )
-
-
-def read_tensors(data: bytes, name: str) -> dict[str, Tensor]:
-    """Tensors from verified safetensors bytes, after a check of their table of contents.
-
-    Raises
-    ------
-    PackageError
-        If they are anything else.
-    """
-    from safetensors.torch import load
-
-    archive.check_tensors(data, name, DTYPES)
-    try:
-        state: dict[str, Tensor] = load(data)
-    except Exception as error:  # safetensors' own error derives from Exception only
-        raise PackageError(f"{name}: is not a safetensors file that can be read: {error}") from error
-    return state
-
-
-def _architecture(encoder: TransformersEncoder) -> dict[str, Any]:
-    """The configuration that the transformers library builds an encoder from."""
-    values: dict[str, Any] = json.loads(encoder.body.config.to_json_string(use_diff=False))
-    return {key: value for key, value in values.items() if key not in _NOT_ARCHITECTURE}
-
-
-@contextmanager
-def _self_contained(plan: NetworkPlan, files: Mapping[str, bytes], number: int) -> Iterator[NetworkPlan]:
-    """The plan of a network, with the architecture from the package where it came from a folder or hub once."""
-    if plan.name != "transformers":
-        yield plan
-        return
-    name = f"encoder-{number}.json"
-    if name not in files:
-        raise PackageError(f"the file {name!r} is missing")
-    if foreign := sorted(_NOT_ARCHITECTURE & set(archive.parse_json(files[name], name))):
-        raise PackageError(f"{name}: holds '{foreign[0]}', which is no part of an architecture")
-    with tempfile.TemporaryDirectory(prefix="sagittal-") as folder:
-        (Path(folder) / "config.json").write_bytes(files[name])
-        yield replace(plan, pretrained=f"folder:{folder}")
-
-
-def _member(plan: Plan, files: Mapping[str, bytes], number: int) -> Network:
-    name = f"weights-{number}.safetensors"
-    state = read_tensors(files[name], name)
-    head = make_task(plan).head
-    # Building draws weights that are replaced at once.
-    with torch.random.fork_rng(devices=[]), _self_contained(plan.network, files, number) as network_plan:
-        network = build_network(
-            network_plan,
-            channels=plan.input.channels,
-            dimensions=plan.input.dimensions,
-            head=head,
-            table=table_width(plan.input),
-            weights=False,
-        )
-    expected = network.state_dict()
-    if missing := sorted(set(expected) - set(state)):
-        raise PackageError(f"{name}: has no tensor '{missing[0]}', which the network of plan.json needs")
-    if extra := sorted(set(state) - set(expected)):
-        raise PackageError(f"{name}: holds the tensor '{extra[0][:80]}', which the network of plan.json does not know")
-    for key, value in state.items():
-        if value.shape != expected[key].shape:
-            raise PackageError(
-                f"{name}: the tensor '{key}' has shape {tuple(value.shape)}, the network of plan.json needs "
-                f"{tuple(expected[key].shape)}"
-            )
-    network.load_state_dict(state)
-    if plan.input.dimensions == 2:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network.eval().requires_grad_(False)
-
-
-def current_versions() -> dict[str, str]:
-    """Versions of what makes and reads models on this machine."""
-    import safetensors
-
-    return {
-        "sagittal": __version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "safetensors": safetensors.__version__,
-    }
 
 
 def short_card(model: Model) -> str:

@@ -20,7 +20,8 @@ from sagittal.errors import DataError
 from sagittal.grid import Grid
 from sagittal.model.device import pick_device
 from sagittal.model.ensemble import fit_shares, member_weights
-from sagittal.model.package import IntendedUse, Model
+from sagittal.model.package import Model
+from sagittal.model.parts import IntendedUse
 from sagittal.prediction import Prediction
 from sagittal.prepare.fingerprint import Fingerprint
 from sagittal.prepare.plan import Plan
