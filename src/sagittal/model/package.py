@@ -327,8 +327,9 @@ class Model:
         PackageError
             As :meth:`load` says.
         """
+        place = pick_device(device)
         try:
-            return cls._from_files(files, checksum, pick_device(device))
+            return cls._from_files(files, checksum, place)
         except PackageError as error:
             raise PackageError(f"{where}: {error}") from error
         except SagittalError as error:
