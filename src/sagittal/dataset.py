@@ -11,14 +11,32 @@ from sagittal.errors import DataError, nearest
 from sagittal.labels import LabelScheme
 
 SPLITS = ("train", "val", "test")
+#: Kinds of reasons why a study is left out, for machines.
+SKIP_CODES = (
+    "no-truth", "no-image", "incomplete", "empty-file", "unreadable", "not-an-image", "ambiguous", "selection", "",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A study that was left out, and why."""
+    """A study that was left out, and why.
+
+    Parameters
+    ----------
+    case : str
+        Its name, or that of the file or row.
+    reason : str
+        In words.
+    code : str
+        One of :data:`SKIP_CODES`: an image of which nothing is known (``no-truth``), truth or a row whose image is not
+        there (``no-image``), a part of the case is missing (``incomplete``), a file of no bytes (``empty-file``), damaged
+        or contradictory (``unreadable``), something else than an image of a patient (``not-an-image``), more than one
+        thing could be meant (``ambiguous``), not asked for (``selection``); empty where it is none of these.
+    """
 
     case: str
     reason: str
+    code: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -136,25 +136,16 @@ def _chosen(dataset: Dataset, pixels: Pixels) -> tuple[Case, ...]:
     return cases
 
 
-#: Words in the reason why a study was left out -> code of the finding; the first that fits.
-_REASONS = {
-    "without label": "image-without-truth",
-    "no label": "image-without-truth",
-    "without a row": "image-without-truth",
-    "no annotation": "image-without-truth",
-    "without annotation": "image-without-truth",
-    "without image": "truth-without-image",
-    "image that was not found": "truth-without-image",
-    "image that is not there": "truth-without-image",
-}
+#: Why a study was left out -> code of the finding; every other is ``skipped``.
+_SKIPPED = {"no-truth": "image-without-truth", "no-image": "truth-without-image"}
 
 
 def _skipped(dataset: Dataset) -> Iterator[Finding]:
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[tuple[str, str], list[str]] = {}
     for left in dataset.skipped:
-        reasons.setdefault(left.reason, []).append(left.case)
-    for reason, cases in reasons.items():
-        code = next((code for words, code in _REASONS.items() if words in reason), "skipped")
+        reasons.setdefault((left.reason, left.code), []).append(left.case)
+    for (reason, why), cases in reasons.items():
+        code = _SKIPPED.get(why, "skipped")
         yield Finding("warning", code, f"{len(cases)} left out: {reason} ({some(cases)}).", tuple(cases))
 
 

@@ -60,7 +60,7 @@ def open_coco(request: Request) -> Dataset:
         found += part.cases(index, scheme, used, skipped)
     loose = [file for file in index.files if file not in used]
     skipped += [
-        Skipped(file.relative_to(root).as_posix(), "an image that the annotations do not list") for file in loose
+        Skipped(file.relative_to(root).as_posix(), "an image that the annotations do not list", "no-truth") for file in loose
     ]
     left_out = [file.name for file in _coco_files(root) if file not in files]
     notes = [f"annotations of {', '.join(file.name for file in files)}"]
@@ -95,18 +95,18 @@ class _Part:
         for number, image in enumerate(self.images):
             key, name = _key(image.get("id")), image.get("file_name")
             if not isinstance(name, str) or not name or key is None:
-                skipped.append(Skipped(f"image {number + 1}", f"{self.file.name} gives it no id or no file_name"))
+                skipped.append(Skipped(f"image {number + 1}", f"{self.file.name} gives it no id or no file_name", "unreadable"))
                 continue
             label = Path(name.replace("\\", "/")).with_suffix("").as_posix().lstrip("/.")
             if key in seen:
-                skipped.append(Skipped(label, f"{self.file.name} gives its id to two images"))
+                skipped.append(Skipped(label, f"{self.file.name} gives its id to two images", "ambiguous"))
                 continue
             seen.add(key)
             mine = of_image.pop(key, [])
             path = self._locate(name, index)
             if path is None:
                 told = f"; it has {len(mine)} annotations" if mine else ""
-                skipped.append(Skipped(label, f"the image is not there, or more than one is called so{told}"))
+                skipped.append(Skipped(label, f"the image is not there, or more than one is called so{told}", "no-image"))
                 continue
             used.add(path)
             where = path.relative_to(self.root)
@@ -117,14 +117,14 @@ class _Part:
                 size = _size(image)
                 truth = self._truth(case, mine, size, classes, known, scheme)
             except DataError as error:
-                skipped.append(Skipped(case, str(error)))
+                skipped.append(Skipped(case, str(error), "empty-file" if path.stat().st_size == 0 else "unreadable"))
                 continue
             options = {} if size is None else {"size": list(size)}
             source = {"image": file_source(case, path, **options)}
             cases.append(Case(case, case, source, truth=truth, split=self.split, source=where.as_posix()))
         for key, left in of_image.items():
             reason = f"{len(left)} annotations of an image that {self.file.name} does not list"
-            skipped.append(Skipped(f"image id {str(key)[:40]}", reason))
+            skipped.append(Skipped(f"image id {str(key)[:40]}", reason, "no-image"))
         return cases
 
     def _locate(self, name: str, index: ImageIndex) -> Path | None:

@@ -62,21 +62,21 @@ def open_dicom_tree(request: Request) -> Dataset:
     for name, found in zip(_names(groups), groups, strict=True):
         row = rows.get(getattr(found.dicom, KEYS[keyword]))
         if row is None:
-            skipped.append(Skipped(name, "a series without a row in the table"))
+            skipped.append(Skipped(name, "a series without a row in the table", "no-truth"))
         else:
             named[row].append((name, found))
     cases = []
     for row in range(len(table[column])):
         if not named[row]:
-            why = (
-                "the table names a study that was not found"
+            left = (
+                ("the table names a study that was not found", "no-image")
                 if row in rows.values()
-                else "a second row for the same study"
+                else ("a second row for the same study", "ambiguous")
             )
-            skipped.append(Skipped(f"row-{row + 1:04d}", why))
+            skipped.append(Skipped(f"row-{row + 1:04d}", *left))
         if patterns and named[row]:
-            joined, left = join_series(named[row], patterns)
-            skipped += left
+            joined, unfit = join_series(named[row], patterns)
+            skipped += unfit
             named[row] = []
             for name, images in joined:
                 first = next(iter(images.values()))

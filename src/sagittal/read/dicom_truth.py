@@ -62,14 +62,15 @@ def open_dicom_truth(request: Request) -> Dataset:
             place = finder.find(header, modality)
             outlined[place].append((path, _NAMES[modality](header)))
         except SagittalError as error:
-            skipped.append(Skipped(f"{modality.lower()}-{short_hash(str(path.relative_to(root)))}", str(error)))
+            name = f"{modality.lower()}-{short_hash(str(path.relative_to(root)))}"
+            skipped.append(Skipped(name, str(error), "unreadable"))
     named: list[str] = []
     cases: list[Case] = []
     told = unique([make_case(found, root) for found in groups])
     for number, (case, found) in enumerate(zip(told, groups, strict=True)):
         names = [name for _, of in outlined[number] for name in of]
         if not names:
-            skipped.append(Skipped(case.id, "no segmentation or structure set of the tree refers to it"))
+            skipped.append(Skipped(case.id, "no segmentation or structure set of the tree refers to it", "no-truth"))
         elif len(set(names)) < len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
             skipped.append(
@@ -77,6 +78,7 @@ def open_dicom_truth(request: Request) -> Dataset:
                     case.id,
                     f"{len(outlined[number])} objects outline '{twice[0]}', by several observers or in several versions; "
                     "leave one of them in the tree",
+                    "ambiguous",
                 )
             )
         else:

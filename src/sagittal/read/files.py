@@ -126,7 +126,7 @@ def sort_files(paths: Iterable[Path]) -> tuple[list[Group], list[Skipped]]:
                 if found.modality in NOT_IMAGES
                 else "a DICOM object without pixels"
             )
-            skipped.append(Skipped(series_name(found), f"{what}, not an image of a patient"))
+            skipped.append(Skipped(series_name(found), f"{what}, not an image of a patient", "not-an-image"))
     for members in series.values():
         groups += sort_series(members)
     # The volumes of a series stay together, in their own order, where its first file stands.
@@ -159,7 +159,7 @@ def _listed(paths: Iterable[Path], groups: list[Group], skipped: list[Skipped]) 
         groups += [Group((path,)) for path in found.missing if path not in seen]
         if found.refused:
             why = "leads out of the folder of its DICOMDIR, or is no name of a file: refused"
-            skipped += [Skipped(f"dicomdir-reference-{n + 1}", why) for n in range(found.refused)]
+            skipped += [Skipped(f"dicomdir-reference-{n + 1}", why, "unreadable") for n in range(found.refused)]
 
 
 def expand(paths: Iterable[str | Path]) -> list[Path]:

@@ -94,8 +94,8 @@ def _groups(folder: Path, root: Path, skipped: list[Skipped]) -> list[Group]:
     files = image_files(folder)
     empty = {f for f in files if f.stat().st_size == 0}
     masks = mask_files(files) - empty
-    skipped += [Skipped(f.relative_to(root).as_posix(), "the file is empty (0 bytes)") for f in files if f in empty]
-    skipped += [Skipped(f.relative_to(root).as_posix(), "a mask of another image") for f in files if f in masks]
+    skipped += [Skipped(f.relative_to(root).as_posix(), "the file is empty (0 bytes)", "empty-file") for f in files if f in empty]
+    skipped += [Skipped(f.relative_to(root).as_posix(), "a mask of another image", "selection") for f in files if f in masks]
     groups, left = sort_files(f for f in files if f not in empty | masks)
     skipped += left
     return groups
@@ -105,7 +105,7 @@ def _studies(root: Path, patterns: Mapping[str, str], skipped: list[Skipped]) ->
     """A case for each study whose series the patterns name."""
     groups = _groups(root, root, skipped)
     plain = [g.files[0].relative_to(root).as_posix() for g in groups if g.dicom is None]
-    skipped += [Skipped(name, "no DICOM series, which --images is about") for name in plain]
+    skipped += [Skipped(name, "no DICOM series, which --images is about", "selection") for name in plain]
     joined, left = join_series([(group_name(g), g) for g in groups if g.dicom is not None], patterns)
     skipped += left
     cases = []

@@ -95,7 +95,7 @@ def write_manifest(dataset: Dataset, folder: Path) -> None:
         "scheme": None if dataset.scheme is None else dataset.scheme.to_json(),
         "columns": list(dataset.columns),
         "notes": list(dataset.notes),
-        "skipped": [{"case": one.case, "reason": one.reason} for one in dataset.skipped],
+        "skipped": [{"case": one.case, "reason": one.reason, "code": one.code} for one in dataset.skipped],
         "root": _relative(places.root, folder),
         "absolute_root": str(places.root),
     }
@@ -118,7 +118,7 @@ def read_manifest(folder: Path) -> Dataset:
     try:
         scheme = None if schema["scheme"] is None else LabelScheme.from_json(schema["scheme"])
         columns = tuple(schema["columns"])
-        skipped = tuple(Skipped(one["case"], one["reason"]) for one in schema["skipped"])
+        skipped = tuple(Skipped(one["case"], one["reason"], one.get("code", "")) for one in schema["skipped"])
         cases: list[Case] = []
         root: Path | None = None
         with pq.ParquetFile(folder / CASES) as file:

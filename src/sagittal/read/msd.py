@@ -215,10 +215,11 @@ def unlisted(root: Path, used: set[Path], by: str) -> list[Skipped]:
             twin = Path(other[top], *below.parts[1:-1], stem(file))
             what = "an image" if top == "imagesTr" else "a label"
             lacks = "" if twin in stems else " without label" if top == "imagesTr" else " without image"
+            code = "selection" if not lacks else "no-truth" if top == "imagesTr" else "no-image"
             reason = f"{what}{lacks}, which {by} does not list"
         else:
-            reason = f"a file outside imagesTr, labelsTr and imagesTs, which {by} does not list"
-        skipped.append(Skipped(below.as_posix(), reason))
+            reason, code = f"a file outside imagesTr, labelsTr and imagesTs, which {by} does not list", "selection"
+        skipped.append(Skipped(below.as_posix(), reason, code))
     return skipped
 
 
@@ -254,23 +255,26 @@ def _case(
     try:
         file, mask = _inside(root, image), None if label is None else _inside(root, label)
     except SagittalError as error:
-        skipped.append(Skipped(name, str(error)))
+        skipped.append(Skipped(name, str(error), "unreadable"))
         return None
     there = [path for path in (file, mask) if path is not None and path.is_file()]
     used.update(there)
-    reason = None
+    left = None
     if file not in there:
-        reason = f"a label without image: {DATASET} lists one that is not there" if there else (
-            f"{DATASET} lists it, but it is not there"
-        )  # fmt: skip
+        left = (
+            f"a label without image: {DATASET} lists one that is not there"
+            if there
+            else f"{DATASET} lists it, but it is not there",
+            "no-image",
+        )
     elif needs_label and mask is None:
-        reason = f"an image for which {DATASET} lists no label"
+        left = (f"an image for which {DATASET} lists no label", "no-truth")
     elif mask is not None and mask not in there:
-        reason = f"an image without label: {DATASET} lists one that is not there"
+        left = (f"an image without label: {DATASET} lists one that is not there", "no-truth")
     elif any(path.stat().st_size == 0 for path in there):
-        reason = "the file is empty (0 bytes)"
-    if reason is not None:
-        skipped.append(Skipped(name, reason))
+        left = ("the file is empty (0 bytes)", "empty-file")
+    if left is not None:
+        skipped.append(Skipped(name, *left))
         return None
     return Case(
         name,

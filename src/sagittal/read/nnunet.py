@@ -149,7 +149,8 @@ def _explicit(
         mask = _path(root, label) if label else None
         missing = [path for path in (*paths.values(), *((mask,) if mask else ())) if not path.is_file()]
         if missing:
-            skipped.append(Skipped(name, f"{len(missing)} of the files that {DATASET} lists for it are not there"))
+            why = f"{len(missing)} of the files that {DATASET} lists for it are not there"
+            skipped.append(Skipped(name, why, "incomplete"))
         else:
             found[name] = (paths, mask, f"dataset/{name}")
     return found
@@ -178,17 +179,17 @@ def _case(
     whole = list(images) == [0] and len(channels) > 1 and reader_of(images[0]) is read_raster
     missing = [] if whole else [f"{n} ({channels[n]})" for n in range(len(channels)) if n not in images]
     surplus = [n for n in images if n >= len(channels)]
-    reason = None
+    left = None
     if any(file.stat().st_size == 0 for file in files):
-        reason = "the file is empty (0 bytes)"
+        left = ("the file is empty (0 bytes)", "empty-file")
     elif missing:
-        reason = f"channel {', '.join(missing)} is missing"
+        left = (f"channel {', '.join(missing)} is missing", "incomplete")
     elif surplus:
-        reason = f"channel {surplus[0]} has no name in {DATASET}"
+        left = (f"channel {surplus[0]} has no name in {DATASET}", "ambiguous")
     elif label is None and not where.startswith("imagesTs"):
-        reason = "an image without label"
-    if reason is not None:
-        skipped.append(Skipped(name, reason))
+        left = ("an image without label", "no-truth")
+    if left is not None:
+        skipped.append(Skipped(name, *left))
         return None
     if whole or len(channels) == 1:
         sources = make_images(name, images[0], channels[:1] if not whole else ())

@@ -74,11 +74,11 @@ def join_series(
             if len(of) != 1
         ]
         if bad:
-            skipped.append(Skipped(case, f"{', '.join(bad)}; expected one for each (--images)"))
+            skipped.append(Skipped(case, f"{', '.join(bad)}; expected one for each (--images)", "incomplete"))
         else:
             joined.append((case, {image: of[0][1] for image, of in fits.items()}))
         left = [name for name, _ in members if name not in taken]
-        skipped += [Skipped(name, "a series that no pattern of --images names") for name in left]
+        skipped += [Skipped(name, "a series that no pattern of --images names", "selection") for name in left]
     return joined, skipped
 
 

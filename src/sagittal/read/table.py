@@ -85,13 +85,15 @@ def open_table(request: Request) -> Dataset:
         scheme, of_rows = roles.truths(table)
         truths = [of_rows[entry.rows[0]] for entry in entries]
     skipped += [
-        Skipped(_below(file, root), "an image without a row in the table") for file in places.files if file not in used
+        Skipped(_below(file, root), "an image without a row in the table", "no-truth")
+        for file in places.files
+        if file not in used
     ]
     cases = []
     for entry, truth in zip(entries, truths, strict=True):
         case = truth if isinstance(truth, str) else _entry_case(entry, table, roles, truth, named, root)
         if isinstance(case, str):
-            skipped.append(Skipped(entry.name, case))
+            skipped.append(Skipped(entry.name, case, "unreadable"))
         else:
             cases.append(case)
     return Dataset(
@@ -140,11 +142,11 @@ def _entries(
         files_here = files_of[rows[0]]
         missing = [column for column, files in zip(named, files_here, strict=True) if not files]
         if missing and len(named) > 1:
-            skipped.append(Skipped(name, f"the image of column {', '.join(map(repr, missing))} was not found"))
+            skipped.append(Skipped(name, f"the image of column {', '.join(map(repr, missing))} was not found", "incomplete"))
         elif missing:
-            skipped.append(Skipped(name, "the table names an image that was not found"))
+            skipped.append(Skipped(name, "the table names an image that was not found", "no-image"))
         elif any(all(file.stat().st_size == 0 for file in files) for files in files_here):
-            skipped.append(Skipped(name, "the file is empty (0 bytes)"))
+            skipped.append(Skipped(name, "the file is empty (0 bytes)", "empty-file"))
         else:
             entries.append(_Entry(tuple(rows), name, files_here))
     return entries, skipped

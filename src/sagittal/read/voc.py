@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
+class _NoImage(DataError):
+    """An annotation whose image is not there."""
+
+
 @dataclass(frozen=True)
 class _Object:
     name: str
@@ -67,14 +71,14 @@ def open_voc(request: Request) -> Dataset:
             if len(places) > 1:
                 raise DataError(f"ImageSets lists it in {' and in '.join(sorted(places))}: it must be in one split")
         except SagittalError as error:
-            skipped.append(Skipped(name, str(error)))
+            skipped.append(Skipped(name, str(error), "no-image" if isinstance(error, _NoImage) else "unreadable"))
             used.update(_of_stem(file, index)[:1])  # told once
             continue
         split = next(iter(places), None) or _folder_split(file, root)
         found.append((image.relative_to(root).with_name(stem(image)).as_posix(), image, objects, size, split))
-    skipped += [Skipped(name, "ImageSets lists it, but it has no annotation") for name in sorted(listed)]
+    skipped += [Skipped(name, "ImageSets lists it, but it has no annotation", "no-truth") for name in sorted(listed)]
     loose = [file.relative_to(root).as_posix() for file in index.files if file not in used]
-    skipped += [Skipped(name, "an image without annotation") for name in loose]
+    skipped += [Skipped(name, "an image without annotation", "no-truth") for name in loose]
     names = sort_classes({one.name for _, _, objects, _, _ in found for one in objects})
     if not names:
         first = f"; the first, {skipped[0].case}: {skipped[0].reason}" if skipped else ""
@@ -134,7 +138,7 @@ def _image(file: Path, named: str, index: ImageIndex) -> Path:
     base = named.replace("\\", "/").rpartition("/")[2]
     by_name = next((found for folder in _beside(file) if base and (found := index.at(folder / base))), None)
     if by_stem is None and by_name is None:
-        raise DataError("an annotation without image")
+        raise _NoImage("an annotation without image")
     if by_stem is not None and by_name is not None and by_stem != by_name:
         raise DataError("the annotation has the name of one image and names another")
     return by_stem or by_name  # type: ignore[return-value]
