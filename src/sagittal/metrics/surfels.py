@@ -35,6 +35,7 @@ def surfel_areas(spacing: Floats) -> Floats:
     Parameters
     ----------
     spacing : (3,) float, mm
+        Or (3, 3): the voxel's edges as columns, for voxels that are no boxes (slices of a tilted gantry).
 
     Returns
     -------
@@ -47,8 +48,13 @@ def surfel_areas(spacing: Floats) -> Floats:
     >>> float(areas[0b00001111]), float(areas[0])  # a plane across the first axis: 2 mm x 3 mm
     (6.0, 0.0)
     """
-    i, j, k = np.asarray(spacing, dtype=np.float64)
-    return np.asarray(np.linalg.norm(_normals() * (j * k, i * k, i * j), axis=2).sum(axis=1))
+    edges = np.asarray(spacing, dtype=np.float64)
+    if edges.ndim == 1:
+        i, j, k = edges
+        return np.asarray(np.linalg.norm(_normals() * (j * k, i * k, i * j), axis=2).sum(axis=1))
+    # Areas of planes follow the cofactors of a linear map.
+    cofactors = np.linalg.det(edges) * np.linalg.inv(edges)
+    return np.asarray(np.linalg.norm(_normals() @ cofactors, axis=2).sum(axis=1))
 
 
 def contour_lengths(spacing: Floats) -> Floats:
