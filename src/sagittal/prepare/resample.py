@@ -9,6 +9,9 @@ import numpy as np
 
 from sagittal.types import Array, Floats
 
+#: Outputs that are computed together along an axis.
+_BLOCK = 32
+
 
 def resize(array: Floats, size: Sequence[int]) -> Floats:
     """Resample the last axes to a new size, linearly, without aliasing.
@@ -38,9 +41,64 @@ def resize(array: Floats, size: Sequence[int]) -> Floats:
     for n in order:
         axis, old, new = first + n, result.shape[first + n], int(size[n])
         if old != new:
-            moved = np.tensordot(_weights(old, new), result, axes=(1, axis))  # (new, ...)
-            result = np.moveaxis(moved, 0, axis)
+            result = _product(_weights(old, new), result, axis)
     return np.ascontiguousarray(result)
+
+
+def resize_part(
+    part: Floats, start: Sequence[int], whole: Sequence[int], size: Sequence[int]
+) -> tuple[Floats, tuple[int, ...]]:
+    """What :func:`resize` makes of an array that is 0 outside a part of it, where that is not 0.
+
+    Parameters
+    ----------
+    part : (*n) float
+    start : tuple of int
+        Where the part begins in the array.
+    whole : tuple of int
+        Size of the array.
+    size : tuple of int
+        New size of the array.
+
+    Returns
+    -------
+    resized : (*m) float32
+    start : tuple of int
+        Where it begins in the resized array.
+
+    Examples
+    --------
+    >>> whole = np.zeros(8)
+    >>> whole[2:5] = 1
+    >>> part, start = resize_part(whole[2:5], [2], [8], [4])
+    >>> np.allclose(resize(whole, [4])[start[0] : start[0] + len(part)], part)
+    True
+    """
+    result: Array = np.asarray(part, dtype=np.float32)
+    first = []
+    for axis, (low, old, new) in enumerate(zip(start, whole, size, strict=True)):
+        n = result.shape[axis]
+        if old == new:
+            first.append(low)
+            continue
+        weights = _weights(old, int(new))[:, low : low + n]
+        used = np.flatnonzero(weights.any(axis=1))
+        first.append(int(used[0]))
+        result = _product(weights[used[0] : used[-1] + 1], result, axis)
+    return np.ascontiguousarray(result), tuple(first)
+
+
+def _product(weights: Floats, array: Floats, axis: int) -> Floats:
+    """Weights (new, old) applied along an axis; in blocks, because each output sees few inputs."""
+    moved = np.moveaxis(array, axis, -1)
+    result = np.empty((*moved.shape[:-1], len(weights)), dtype=np.float32)
+    lines, made = moved.reshape(-1, moved.shape[-1]), result.reshape(-1, len(weights))
+    for start in range(0, len(weights), _BLOCK):
+        rows = weights[start : start + _BLOCK]
+        used = np.flatnonzero(rows.any(axis=0))
+        low, high = int(used[0]), int(used[-1]) + 1
+        made[:, start : start + _BLOCK] = lines[:, low:high] @ rows[:, low:high].T
+    return np.moveaxis(result, -1, axis)
 
 
 @lru_cache(maxsize=64)
