@@ -49,7 +49,7 @@ def test_sphere_on_a_tilted_grid(spacing: tuple[float, float, float]) -> None:
     assert found.centroid == pytest.approx(tuple(middle), abs=0.1)
     # The surface through voxels has steps, so it is larger than 4 pi r^2; more so where slices are thick.
     excess = found.surface_mm2 / (4 * np.pi * radius**2) - 1
-    assert 0.05 < excess < (0.1 if max(spacing) < 2.5 * min(spacing) else 0.21)
+    assert 0.05 < excess < (0.13 if max(spacing) < 2.5 * min(spacing) else 0.21)
 
 
 def test_ellipsoid_that_is_turned_in_its_slices() -> None:

@@ -78,30 +78,16 @@ def read_dicom_series(
     MissingPackageError
         If a decoder is not installed.
     """
-    if not paths:
-        raise ReadError("DICOM: no files were given")
-    if tilt not in TILTS:
-        raise ConfigError(f"tilt is '{tilt[:20]}'. {nearest(tilt, TILTS)}")
-    paths = [Path(path) for path in paths]
     with as_read_error("DICOM"):
-        headers = open_series(paths)
-        if len(headers) < len(paths):
-            paths = _without_copies(paths)
-            headers = open_series(paths)
-        own = [(header, plane) for header in headers for plane in planes_of(header)]
-        own = _chosen(own, headers, paths, volume)
-        if len(headers) == 1 and len(own) == 1 and is_mosaic(headers[0]):
-            tiles = cut_mosaic(open_dicom(paths[0], pixels=False), own[0][1])
-            own = [(headers[0], tile) for tile in tiles]
-        planes = [plane for _, plane in own]
-        order, grid = _placed(planes, paths, tilt, hint=volume is None and len(headers) > 1)
-        first = own[order[0]][0]
+        headers, own, grid = _located(paths, volume, tilt)
+        first = own[0][0]
         factor, unit, notes = _units(headers, own)
         frames = [
             StackFrame(header, plane.frame, plane.layout, meaning_of(plane, header, factor=factor, padding=padding))
             for header, plane in own
         ]
-        data = _tiled(frames, planes, order) if planes[0].tile else stack_frames([frames[n] for n in order])
+        planes = [plane for _, plane in own]
+        data = _tiled(frames, planes) if planes[0].tile else stack_frames(frames)
         return Image(
             data,
             Grid(data.shape[1:], grid.affine, None if grid.affine is not None else grid.spacing),
@@ -112,6 +98,40 @@ def read_dicom_series(
             burned_in=_burned_in(headers),
             notes=notes,
         )
+
+
+def locate_frames(
+    paths: Sequence[Path], *, volume: str | None = None, tilt: str = "refuse"
+) -> tuple[list[tuple[Header, Plane]], Grid]:
+    """The header and the frame from which each slice of a series' image comes, and the image's grid; no pixels are read.
+
+    Parameters and errors are those of :func:`read_dicom_series`, whose image has these slices along k.
+    """
+    with as_read_error("DICOM"):
+        _, own, grid = _located(paths, volume, tilt)
+        return own, grid
+
+
+def _located(
+    paths: Sequence[Path], volume: str | None, tilt: str
+) -> tuple[list[Header], list[tuple[Header, Plane]], Grid]:
+    """All headers, the frames of the volume in the order of its slices, and its grid."""
+    if not paths:
+        raise ReadError("DICOM: no files were given")
+    if tilt not in TILTS:
+        raise ConfigError(f"tilt is '{tilt[:20]}'. {nearest(tilt, TILTS)}")
+    paths = [Path(path) for path in paths]
+    headers = open_series(paths)
+    if len(headers) < len(paths):
+        paths = _without_copies(paths)
+        headers = open_series(paths)
+    own = [(header, plane) for header in headers for plane in planes_of(header)]
+    own = _chosen(own, headers, paths, volume)
+    if len(headers) == 1 and len(own) == 1 and is_mosaic(headers[0]):
+        tiles = cut_mosaic(open_dicom(paths[0], pixels=False), own[0][1])
+        own = [(headers[0], tile) for tile in tiles]
+    order, grid = _placed([plane for _, plane in own], paths, tilt, hint=volume is None and len(headers) > 1)
+    return headers, [own[n] for n in order], grid
 
 
 def _without_copies(paths: list[Path]) -> list[Path]:
@@ -199,11 +219,11 @@ def _burned_in(headers: list[Header]) -> bool | None:
     return True if True in said else None if None in said else False
 
 
-def _tiled(frames: list[StackFrame], planes: list[Plane], order: list[int]) -> Floats:
+def _tiled(frames: list[StackFrame], planes: list[Plane]) -> Floats:
     """The tiles of one frame along k."""
     whole = stack_frames(frames[:1])[..., 0]  # (C, columns, rows)
     tiles = []
-    for n in order:
-        row, column, rows, columns = planes[n].tile or (0, 0, *planes[n].size)
+    for plane in planes:
+        row, column, rows, columns = plane.tile or (0, 0, *plane.size)
         tiles.append(whole[:, column : column + columns, row : row + rows])
     return np.ascontiguousarray(np.stack(tiles, axis=-1))
