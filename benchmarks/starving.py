@@ -22,6 +22,7 @@ from sagittal.prepare.plan import AugmentPlan, InputPlan, NetworkPlan, Plan, Pre
 from sagittal.prepare.store import Store
 from sagittal.tasks.registry import make_task
 from sagittal.train.batches import Batches
+from sagittal.train.lesson import ClassLesson
 from sagittal.train.loop import Loop, Member, make_optimizer
 
 PICTURE = AugmentPlan(
@@ -84,7 +85,7 @@ def main() -> None:
         )
         rows = np.arange(len(arrays))
         member = Member(0, network, None, make_optimizer(network, plan), rows, rows, {})
-        loop = Loop(plan, task, batches, torch.device("cpu"))
+        loop = Loop(plan, ClassLesson(plan, task, batches, targets, len(rows)), torch.device("cpu"))
         whole, data = [], []
         for step in range(arguments.steps + 2):
             start = time.perf_counter()

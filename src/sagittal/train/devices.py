@@ -19,6 +19,7 @@ from sagittal.prepare.plan import Plan
 from sagittal.prepare.split import Splits
 from sagittal.prepare.store import Store, open_store
 from sagittal.progress import Quiet
+from sagittal.train.lesson import ClassMaterial
 from sagittal.train.members import Trainer
 from sagittal.types import Floats
 
@@ -106,8 +107,10 @@ def _work(fabric: Any, folder: str, store: str, left_s: float, resume: bool) -> 
     trainer = Trainer(
         plan,
         Splits.load(Path(folder) / "splits.json"),
-        open_store(Path(store), cases["numbers"], cases["ids"], plan),
-        np.load(job / "targets.npy", allow_pickle=False),
+        ClassMaterial(
+            open_store(Path(store), cases["numbers"], cases["ids"], plan),
+            np.load(job / "targets.npy", allow_pickle=False),
+        ),
         folder=Path(folder),
         device=fabric.device,
         deadline=time.monotonic() + left_s,

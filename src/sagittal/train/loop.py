@@ -14,14 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from sagittal.model.predictor import flip_sets
 from sagittal.networks.heads import Network
 from sagittal.prepare.plan import Plan
-from sagittal.tasks.task import Task
-from sagittal.train.batches import Batch, Batches
-from sagittal.train.device import autocast, memory_format
+from sagittal.train.device import autocast
+from sagittal.train.lesson import Lesson
 from sagittal.train.schedule import Pace, Schedule, rate
-from sagittal.types import Array, Floats
+from sagittal.types import Array
 
 _log = logging.getLogger(__name__)
 
@@ -124,33 +122,23 @@ def make_optimizer(network: nn.Module, plan: Plan) -> Optimizer:
 
 
 class Loop:
-    """Takes training steps and validates; knows nothing of files, clocks or other members.
+    """Takes training steps; knows nothing of files, clocks or other members.
 
     Parameters
     ----------
     plan : Plan
-    task : Task
-    batches : Batches
+    lesson : Lesson
     device : torch.device
     team : Team, optional
         The processes that train together; alone where not given.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        task: Task,
-        batches: Batches,
-        device: torch.device,
-        team: Team | None = None,
-    ) -> None:
+    def __init__(self, plan: Plan, lesson: Lesson, device: torch.device, team: Team | None = None) -> None:
         self.plan = plan
-        self.task = task
-        self.batches = batches
+        self.lesson = lesson
         self.device = device
         self.team = team or Alone()
         self._scaler = torch.amp.GradScaler(device.type) if plan.train.precision == "fp16" else None
-        self._format = memory_format(plan.input.dimensions, plan.train.channels_last)
 
     def step(self, member: Member, number: int, total: int, forward: nn.Module | None = None) -> float:
         """Take one step and give its loss.
@@ -163,24 +151,16 @@ class Loop:
         factor = rate(train, number, total)
         for group in member.optimizer.param_groups:
             group["lr"] = train.learning_rate * group["factor"] * factor
-        part = (0, 1) if train.cache_features else (self.team.rank, self.team.size)
-        batch = self.batches.training(member.train, self.plan.seed, member.number, number, part=part)
+        batch = self.lesson.batch(member.train, member.number, number, part=(self.team.rank, self.team.size))
         with autocast(self.device, train.precision):
-            logits = self._answer(forward or member.network, batch)
-        loss = self.task.loss(logits.float(), batch.target)
+            answer = self.lesson.answer(forward or member.network, batch)
+        loss = self.lesson.loss(answer, batch)
         member.optimizer.zero_grad(set_to_none=True)
         if self._scaler is not None:
             loss = self._scaler.scale(loss)
         self.team.backward(loss)
         self._update(member, number)
         return float(loss.detach()) / (self._scaler.get_scale() if self._scaler is not None else 1.0)
-
-    def _answer(self, network: nn.Module, batch: Batch) -> Tensor:
-        if self.plan.train.cache_features:
-            logits: Tensor = network.finish(batch.image, batch.table)  # type: ignore[operator]
-        else:
-            logits = network(batch.image.contiguous(memory_format=self._format), batch.table)
-        return logits
 
     def _update(self, member: Member, number: int) -> None:
         train = self.plan.train
@@ -196,35 +176,6 @@ class Loop:
             _log.warning("member %d: step %d left out, its gradient is not finite", member.number, number)
         if member.average is not None:
             follow(member.average, member.network, min(train.averaging, (1 + number) / (10 + number)))
-
-    @torch.no_grad()
-    def logits(self, network: Network, rows: Array, *, size: int | None = None) -> Floats:
-        """Logits of cases without augmentation, fp32, with the flips that the package will average over.
-
-        Returns
-        -------
-        (len(rows), outputs) float32
-        """
-        network.eval()
-        parts = []
-        for batch in self.batches.pieces(rows, size or 2 * self.plan.train.batch):
-            if self.plan.train.cache_features:
-                parts.append(network.finish(batch.image, batch.table).float().cpu())
-                continue
-            views = [
-                torch.flip(batch.image, axes) if axes else batch.image for axes in flip_sets(self.plan.decide.flips)
-            ]
-            answers = [network(view.contiguous(memory_format=self._format), batch.table).float() for view in views]
-            parts.append(torch.stack(answers).mean(dim=0).cpu())
-        network.train()
-        return torch.cat(parts).numpy() if parts else np.zeros((0, self.task.head.outputs), dtype=np.float32)
-
-    def validate(self, member: Member, targets: Floats) -> dict[str, float]:
-        """Loss and scores of the member's validation cases."""
-        logits = self.logits(member.result, member.val)
-        truth = targets[member.val]
-        loss = float(self.task.loss(torch.from_numpy(logits), torch.from_numpy(truth)))
-        return {"val_loss": loss, **{f"val_{k}": v for k, v in self.task.monitor(logits, truth).items()}}
 
 
 @torch.no_grad()
@@ -251,7 +202,7 @@ class Clock:
 
 
 def run_member(
-    loop: Loop, member: Member, schedule: Schedule, progress: Progress, clock: Clock, targets: Floats
+    loop: Loop, member: Member, schedule: Schedule, progress: Progress, clock: Clock
 ) -> Iterator[dict[str, Any]]:
     """Train a member to its end, yielding after every step.
 
@@ -263,7 +214,8 @@ def run_member(
     train, team = loop.plan.train, loop.team
     member.network.train()
     forward = _forward(loop, member)
-    epoch = max(1, math.ceil(len(member.train) / min(train.batch, len(member.train))))
+    samples = loop.lesson.samples
+    epoch = max(1, math.ceil(samples / min(train.batch, samples)))
     losses: list[float] = []
     due = _validation_interval(epoch, schedule.end, clock)
     while progress.step < schedule.end:
@@ -275,7 +227,7 @@ def run_member(
         news: dict[str, Any] = {"step": progress.step, "loss": loss, "step_s": clock.pace.step_s}
         if progress.step % due == 0 or progress.step == schedule.end:
             began = time.perf_counter()
-            scores = loop.validate(member, targets)
+            scores = loop.lesson.validate(member.result, member.val)
             clock.validate_s = time.perf_counter() - began
             progress.train_loss = float(np.mean(losses))
             losses.clear()

@@ -16,17 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sagittal.networks.heads import Network, build_network
-from sagittal.prepare.arrays import table_width
+from sagittal.networks.heads import Network
 from sagittal.prepare.plan import Plan
 from sagittal.prepare.split import Splits
-from sagittal.prepare.store import Store
 from sagittal.progress import Advance, Reporter
-from sagittal.tasks.registry import make_task
-from sagittal.tasks.task import Task
-from sagittal.train.batches import Batches
 from sagittal.train.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from sagittal.train.device import memory_format
+from sagittal.train.lesson import Material
 from sagittal.train.loop import Alone, Clock, Loop, Member, Progress, Team, make_optimizer, run_member
 from sagittal.train.schedule import Schedule
 from sagittal.types import Floats
@@ -73,9 +69,7 @@ class Trainer:
     ----------
     plan : Plan
     splits : Splits
-    store : Store
-    targets : (N, outputs) float32
-        In the order of the store.
+    material : Material
     folder : Path
         Of the run.
     device : torch.device
@@ -91,8 +85,7 @@ class Trainer:
         self,
         plan: Plan,
         splits: Splits,
-        store: Store,
-        targets: Floats,
+        material: Material,
         *,
         folder: Path,
         device: torch.device,
@@ -102,11 +95,10 @@ class Trainer:
         team: Team | None = None,
     ) -> None:
         self.team = team or Alone()
-        self.plan, self.splits, self.store, self.targets = plan, splits, store, targets
+        self.plan, self.splits, self.material = plan, splits, material
         self.folder, self.device, self.deadline, self.reporter = folder, device, deadline, reporter
         self.seats = make_seats(plan, len(splits.folds))
         self._families = plan.families
-        self._fronts: dict[int, Tensor] = {}  # a family: what nothing trains is alike for its members
         self._saved = 0.0
         self._serial = 0
         self._board = _board(folder) if tensorboard else None
@@ -155,50 +147,39 @@ class Trainer:
     def _train(self, seat: Seat, start: tuple[dict[str, Tensor], dict[str, Any]] | None, advance: Advance) -> Trained:
         plan = replace(self._families[seat.family], seed=self.plan.seed)
         fold = self.splits.folds[seat.fold]
-        train_rows, val_rows = self.store.rows(fold.train), self.store.rows(fold.val)
-        task = make_task(plan, self.targets[train_rows])
-        batches = Batches(self.store, self.targets, plan, self.device)
-        loop = Loop(plan, task, batches, self.device, self.team)
-        network = self._network(plan, task, seat)
-        if plan.train.cache_features:
-            if seat.family not in self._fronts:
-                self._fronts[seat.family] = batches.fronts(network.eval().front, 2 * plan.train.batch)
-            batches.use_fronts(self._fronts[seat.family])
+        train_rows, val_rows = self.material.rows(fold.train), self.material.rows(fold.val)
+        network = self._network(plan, seat)
+        lesson = self.material.lesson(plan, network, seat.family, train_rows, self.device)
+        loop = Loop(plan, lesson, self.device, self.team)
         average = copy.deepcopy(network).eval() if plan.train.averaging else None
         if average is not None:
             average.requires_grad_(False)
         member = Member(seat.number, network, average, make_optimizer(network, plan), train_rows, val_rows, {})
-        progress, schedule = Progress(), self._schedule(plan, seat, len(train_rows))
+        progress, schedule = Progress(), self._schedule(plan, seat, lesson.samples)
         clock = Clock(self.allowance_s(seat))
         if start is not None:
             schedule = _restore(member, progress, start)
             clock.allowance_s += progress.spent_s
         self._follow(loop, member, schedule, progress, clock, advance, seat)
         result = member.result.eval()
-        logits = loop.logits(result, val_rows)
+        logits = lesson.answers(result, val_rows)
         trained = Trained(seat, result, val_rows, logits, tuple(schedule.revisions))
         if self.team.rank == 0:
             self._save_done(trained)
         return trained
 
-    def _network(self, plan: Plan, task: Task, seat: Seat) -> Network:
+    def _network(self, plan: Plan, seat: Seat) -> Network:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.default_rng([plan.seed, seat.number, 3]).integers(2**62)))
-            network = build_network(
-                plan.network,
-                channels=plan.input.channels,
-                dimensions=plan.input.dimensions,
-                head=task.head,
-                table=table_width(plan.input),
-            )
+            network = self.material.network(plan)
         layout = memory_format(plan.input.dimensions, plan.train.channels_last)
         return network.to(self.device).to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
-    def _schedule(self, plan: Plan, seat: Seat, cases: int) -> Schedule:
+    def _schedule(self, plan: Plan, seat: Seat, samples: int) -> Schedule:
         recorded = self.plan.train.steps
         if recorded:
             return Schedule([tuple(entry) for entry in recorded[seat.number]], fixed=True)  # type: ignore[misc]
-        steps = max(1, round(plan.train.epochs * cases / min(plan.train.batch, cases)))
+        steps = max(1, round(plan.train.epochs * samples / min(plan.train.batch, samples)))
         timed = seat.family == 0 and self.plan.budget_s is not None and "train.epochs" not in self.plan.fixed
         return Schedule([(0, steps)], fixed=not timed)
 
@@ -215,7 +196,7 @@ class Trainer:
         fraction = progress.step / schedule.end
         advance(fraction, "")
         try:
-            for news in run_member(loop, member, schedule, progress, clock, self.targets):
+            for news in run_member(loop, member, schedule, progress, clock):
                 now = min(progress.step / schedule.end, 1.0)
                 advance(now - fraction, self._note(seat, news, schedule))
                 fraction = now
@@ -292,7 +273,7 @@ class Trainer:
             return None
         tensors, state = found
         plan = self._families[seat.family]
-        network = self._network(plan, make_task(plan), seat)
+        network = self._network(plan, seat)
         network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
         schedule = tuple((int(a), int(b)) for a, b in state["schedule"])
         return Trained(seat, network.eval(), tensors["rows"].numpy(), tensors["logits"].numpy(), schedule)

@@ -31,6 +31,7 @@ from sagittal.progress import Quiet, Reporter
 from sagittal.tasks.registry import make_task
 from sagittal.train.budget import expected_finish_s
 from sagittal.train.devices import split_devices, train_on
+from sagittal.train.lesson import ClassMaterial
 from sagittal.train.members import Trained, Trainer, left_s, oof
 from sagittal.types import Floats
 
@@ -128,8 +129,7 @@ def train_model(
     trainer = Trainer(
         plan,
         splits,
-        store,
-        targets,
+        ClassMaterial(store, targets),
         folder=folder,
         device=pick_device(devices[0]),
         deadline=deadline,
