@@ -626,7 +626,10 @@ def test_series_are_joined_in_dicom_studies_only(studies, write_png):
         open_dataset(studies / "tree", images="*T1*")
     write_png("pictures/a/1.png")
     write_png("pictures/b/1.png")
-    with pytest.raises(ConfigError, match="joins the series of DICOM studies; this source is of the layout 'folders'"):
+    with pytest.raises(
+        ConfigError,
+        match="joins the series of DICOM studies, or the files of a folder a case; this source is of the layout 'folders'",
+    ):
         open_dataset(studies / "pictures", images="T1=*")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from sagittal.errors import ConfigError, DataError
 from sagittal.read.open_dataset import open_dataset
-from sagittal.read.pairs import is_pairs
+from sagittal.read.pair_files import is_pairs
 
 
 def mask(*values, shape=(9, 12)):
@@ -168,7 +168,7 @@ def test_an_empty_mask_file_is_told(tmp_path, write_png):
 def test_chase(bench_data):
     dataset = open_dataset(bench_data / "chase")
     assert (dataset.layout, len(dataset), dataset.skipped) == ("pairs", 20, ())
-    assert any("other readings, not used: 2ndHO (choose with --target 2ndHO)" in told for told in dataset.notes)
+    assert any("other masks, not used: 2ndHO (choose with --mask-column 2ndHO)" in told for told in dataset.notes)
     case = dataset.cases[0]
     assert case.id == "Image_01L"
     assert case.truth.files[0].name == "Image_01L_1stHO.png"
@@ -203,3 +203,113 @@ def test_segmentations_of_slicer_keep_their_names(tmp_path):
     assert values_of(dataset.cases[0]) == {"liver": 8, "tumour": 8}
     assert list(reasons(dataset)) == ["images/p3"]
     assert "case" not in reasons(dataset)["images/p3"]
+
+
+# Several files of an image, a structure each -------------------------------------------------------------------------
+
+
+def part(top, height=2, value=255):
+    pixels = np.zeros((9, 12), np.uint8)
+    pixels[top : top + height, 2:7] = value
+    return pixels
+
+
+@pytest.mark.parametrize(
+    ("image", "liver", "tumour"),
+    [
+        ("{n}.png", "{n}_liver.png", "{n}-tumour.png"),
+        ("images/{n}.png", "masks/{n}_liver.png", "masks/{n}_tumour_mask.png"),
+        ("img/{n}.png", "labels/liver/{n}.png", "labels/tumour/{n}.png"),
+        ("images/{n}.png", "masks/{n}_liver_seg.png", "masks/{n}_mask_tumour.png"),
+    ],
+)
+def test_a_file_for_each_structure(tmp_path, write_png, image, liver, tumour):
+    for n in range(3):
+        write_png(image.format(n=f"case{n}"))
+        write_png(liver.format(n=f"case{n}"), part(1, 4))
+        if n:
+            write_png(tumour.format(n=f"case{n}"), part(3))
+    dataset = open_dataset(tmp_path)
+    assert (dataset.layout, dataset.scheme.classes, dataset.skipped) == ("pairs", ("liver", "tumour"), ())
+    assert [case.truth.structures for case in dataset] == [("liver",), ("liver", "tumour"), ("liver", "tumour")]
+    assert values_of(dataset.cases[0]) == {"liver": 20}, "no file of the tumour: unknown, not absent"
+    assert values_of(dataset.cases[1]) == {"liver": 20, "tumour": 10}, "they overlap"
+    assert any("one without a file is unknown" in told for told in dataset.notes)
+    only = open_dataset(tmp_path, target="tumour")
+    assert only.scheme.classes == ("tumour",)
+    assert reasons(only) == {image.format(n="case0"): "an image without mask"}
+    with pytest.raises(DataError, match="no mask outlines 'tumor'. Did you mean 'tumour'"):
+        open_dataset(tmp_path, target="liver,tumor")
+
+
+def test_other_pictures_of_a_case_are_no_masks(tmp_path, write_png):
+    for n in range(3):
+        write_png(f"case{n}.png")
+        write_png(f"case{n}_left.png", np.arange(108, dtype=np.uint8).reshape(9, 12))
+    assert not is_pairs(tmp_path)
+    with pytest.raises(DataError, match=r"holds no image with its mask: 6 images without mask"):
+        open_dataset(tmp_path, layout="pairs")
+    named = open_dataset(tmp_path, layout="pairs", mask_column="left")
+    assert named.scheme.classes == ("left",)
+    with pytest.raises(DataError, match="the mask of 'left' holds 107 values .*, where 0 and one other were expected"):
+        named.cases[0].truth.load()
+    with pytest.raises(DataError, match="no file's name ends in 'lft'. Did you mean 'left'"):
+        open_dataset(tmp_path, layout="pairs", mask_column="left,lft")
+
+
+def test_regions_share_values_and_a_value_may_be_ignored(tmp_path, write_png):
+    pixels = mask(1, 2, 4)
+    pixels[8] = 255
+    for n in range(2):
+        write_png(f"images/{n}.png")
+        write_png(f"masks/{n}.png", pixels)
+    dataset = open_dataset(tmp_path, target="whole=1+2+4,core=1+4,enhancing=4,ignore=255")
+    assert dataset.scheme.classes == ("whole", "core", "enhancing")
+    found = dataset.cases[0].truth.load()
+    assert {s.name: int(found.mask(s.name).sum()) for s in found.structures} == {
+        "whole": 30, "core": 20, "enhancing": 10,
+    }  # fmt: skip
+    assert int(found.unknown.sum()) == 12
+    assert "value 255 means that nothing is known" in dataset.notes
+    for target, message in (
+        ("ignore=255", "at least one structure beside it"),
+        ("a=1,ignore=2+3", "expected one value to ignore"),
+        ("a=1,a=2", "names no values of masks"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            open_dataset(tmp_path, target=target)
+
+
+def test_masks_may_answer_where_objects_are(tmp_path, write_png):
+    for n in range(2):
+        write_png(f"images/{n}.png")
+        write_png(f"masks/{n}.png", mask(255))
+    dataset = open_dataset(tmp_path, kind="objects", target="lesion")
+    assert (dataset.scheme.kind, dataset.scheme.classes) == ("objects", ("lesion",))
+    assert values_of(dataset.cases[0]) == {"lesion": 10}
+    assert "objects are the connected parts of the masks" in dataset.notes
+
+
+def test_both_eyes_are_of_one_patient(bench_data, tmp_path, write_png):
+    dataset = open_dataset(bench_data / "chase")
+    assert len(dataset) == 20
+    assert dataset.patients == tuple(f"Image_{n:02d}" for n in range(1, 11))
+    assert "cases whose names differ in the side only (L and R) count as one patient (guessed)" in dataset.notes
+    for name in ("cell", "control", "a1"):
+        write_png(f"{name}.png")
+        write_png(f"{name}_mask.png", mask(1))
+    assert len(open_dataset(tmp_path).patients) == 3
+
+
+def test_either_observer_of_chase(bench_data):
+    first, second = (
+        open_dataset(bench_data / "chase", mask_column=word, target="vessel") for word in ("1stHO", "2ndHO")
+    )
+    assert first.scheme.classes == second.scheme.classes == ("vessel",)
+    assert second.cases[0].truth.files[0].name == "Image_01L_2ndHO.png"
+    assert first.notes[0] == "masks by the suffix 1stHO"
+    masks = [dataset.cases[0].truth.load() for dataset in (first, second)]
+    for found in masks:
+        assert set(np.unique(found.layers)) == {0, 1}
+    one, two = (found.mask("vessel") for found in masks)
+    assert 0.7 < 2 * (one & two).sum() / (one.sum() + two.sum()) < 0.9, "two readers agree as published, not entirely"

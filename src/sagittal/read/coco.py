@@ -60,7 +60,8 @@ def open_coco(request: Request) -> Dataset:
         found += part.cases(index, scheme, used, skipped)
     loose = [file for file in index.files if file not in used]
     skipped += [
-        Skipped(file.relative_to(root).as_posix(), "an image that the annotations do not list", "no-truth") for file in loose
+        Skipped(file.relative_to(root).as_posix(), "an image that the annotations do not list", "no-truth")
+        for file in loose
     ]
     left_out = [file.name for file in _coco_files(root) if file not in files]
     notes = [f"annotations of {', '.join(file.name for file in files)}"]
@@ -95,7 +96,9 @@ class _Part:
         for number, image in enumerate(self.images):
             key, name = _key(image.get("id")), image.get("file_name")
             if not isinstance(name, str) or not name or key is None:
-                skipped.append(Skipped(f"image {number + 1}", f"{self.file.name} gives it no id or no file_name", "unreadable"))
+                skipped.append(
+                    Skipped(f"image {number + 1}", f"{self.file.name} gives it no id or no file_name", "unreadable")
+                )
                 continue
             label = Path(name.replace("\\", "/")).with_suffix("").as_posix().lstrip("/.")
             if key in seen:
@@ -106,7 +109,9 @@ class _Part:
             path = self._locate(name, index)
             if path is None:
                 told = f"; it has {len(mine)} annotations" if mine else ""
-                skipped.append(Skipped(label, f"the image is not there, or more than one is called so{told}", "no-image"))
+                skipped.append(
+                    Skipped(label, f"the image is not there, or more than one is called so{told}", "no-image")
+                )
                 continue
             used.add(path)
             where = path.relative_to(self.root)

@@ -11,7 +11,7 @@ from sagittal.dataset import Dataset, Skipped
 from sagittal.errors import DataError
 from sagittal.read.dicom_group import Group
 from sagittal.read.files import SPLIT_NAMES, group, image_files, sort_files
-from sagittal.read.pairs import mask_files
+from sagittal.read.pair_files import mask_files
 from sagittal.read.sources import patient_key
 from sagittal.read.studies import group_name, image_source, make_case, unique
 from sagittal.read.study_images import join_series, parse_images
@@ -94,8 +94,14 @@ def _groups(folder: Path, root: Path, skipped: list[Skipped]) -> list[Group]:
     files = image_files(folder)
     empty = {f for f in files if f.stat().st_size == 0}
     masks = mask_files(files) - empty
-    skipped += [Skipped(f.relative_to(root).as_posix(), "the file is empty (0 bytes)", "empty-file") for f in files if f in empty]
-    skipped += [Skipped(f.relative_to(root).as_posix(), "a mask of another image", "selection") for f in files if f in masks]
+    skipped += [
+        Skipped(f.relative_to(root).as_posix(), "the file is empty (0 bytes)", "empty-file")
+        for f in files
+        if f in empty
+    ]
+    skipped += [
+        Skipped(f.relative_to(root).as_posix(), "a mask of another image", "selection") for f in files if f in masks
+    ]
     groups, left = sort_files(f for f in files if f not in empty | masks)
     skipped += left
     return groups

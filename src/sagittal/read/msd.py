@@ -26,8 +26,8 @@ DATASET = "dataset.json"
 _MOST_BYTES = 2**28
 _MODALITIES = {
     "adc": "MR", "cr": "CR", "ct": "CT", "dwi": "MR", "dx": "DX", "flair": "MR", "mg": "MG", "mr": "MR", "mri": "MR",
-    "pet": "PT", "pt": "PT", "swi": "MR", "t1": "MR", "t1ce": "MR", "t1gd": "MR", "t1w": "MR", "t2": "MR", "t2w": "MR",
-    "us": "US", "ultrasound": "US", "x-ray": "DX",
+    "pet": "PT", "pt": "PT", "swi": "MR", "t1": "MR", "t1c": "MR", "t1ce": "MR", "t1gd": "MR", "t1n": "MR", "t1w": "MR", "t2": "MR", "t2f": "MR",
+    "t2w": "MR", "us": "US", "ultrasound": "US", "x-ray": "DX",
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from sagittal.formats.dicom import TILTS, read_dicom
 from sagittal.formats.dicom_index import Instance
 from sagittal.formats.open_image import reader_of
 from sagittal.guard.archive import is_archive
+from sagittal.read.case_folders import is_case_folders, open_case_folders
 from sagittal.read.coco import is_coco, open_coco
 from sagittal.read.dicom_tree import open_dicom_tree
 from sagittal.read.dicom_truth import is_dicom_truth, open_dicom_truth
@@ -22,12 +23,14 @@ from sagittal.read.manifest import is_manifest, open_manifest
 from sagittal.read.medmnist import open_medmnist
 from sagittal.read.msd import DATASET, is_msd, open_msd
 from sagittal.read.nnunet import is_nnunet, open_nnunet
-from sagittal.read.pairs import is_pairs, open_pairs
+from sagittal.read.pair_files import is_pairs
+from sagittal.read.pairs import open_pairs
 from sagittal.read.sources import tilt_series
 from sagittal.read.table import names_images, open_table
 from sagittal.read.table_file import read_table
 from sagittal.read.voc import is_voc, open_voc
 from sagittal.read.zipped import open_archive
+from sagittal.truth import Boxes
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +56,7 @@ class Request:
 
 #: Name of a layout -> what opens it.
 LAYOUTS: dict[str, Callable[[Request], Dataset]] = {
+    "case_folders": open_case_folders,
     "coco": open_coco,
     "dicom_tree": open_dicom_tree,
     "dicom_truth": open_dicom_truth,
@@ -116,7 +120,7 @@ def open_dataset(
         Sheet of an Excel table; the first where left out.
     images : str, optional
         Series of each study of a DICOM tree that make one case: ``"T1=*T1*,FLAIR=*FLAIR*"``, patterns of the
-        SeriesDescription.
+        SeriesDescription; or of a folder a case the files: ``"T1=t1n,FLAIR=t2f"``, what follows the folder's name.
     tilt : {"refuse", "shear"}, optional
         What becomes of DICOM series of a tilted gantry: refused, or given the sheared affine that is exact.
     kind : {"binary", "multiclass", "multilabel", "ordinal", "structures", "objects"}, optional
@@ -167,13 +171,21 @@ def _open(request: Request, layout: str | None) -> Dataset:
     if request.labels is None and sign is None and layout in {None, "table", "dicom_tree"}:
         request = with_table(request)
     name = layout or sign or recognise(request)
-    if request.images and name not in {"dicom_tree", "files"}:
-        raise ConfigError(f"--images joins the series of DICOM studies; this source is of the layout '{name}'")
+    if request.images and name not in {"case_folders", "dicom_tree", "dicom_truth", "files"}:
+        raise ConfigError(
+            f"--images joins the series of DICOM studies, or the files of a folder a case; this source is of the layout '{name}'"
+        )
     dataset = LAYOUTS[name](request)
     if not dataset.cases:
         first = f"; the first, {dataset.skipped[0].case}: {dataset.skipped[0].reason}" if dataset.skipped else ""
         raise DataError(f"'{dataset.name}' holds no case that can be used; {len(dataset.skipped)} were left out{first}")
+    if dataset.scheme is not None and dataset.scheme.kind == "objects" and not _has_boxes(dataset):
+        dataset = replace(dataset, notes=(*dataset.notes, "objects are the connected parts of the masks"))
     return _tilted(dataset) if request.tilt == "shear" else dataset
+
+
+def _has_boxes(dataset: Dataset) -> bool:
+    return any(isinstance(case.truth, Boxes) for case in dataset)
 
 
 def _tilted(dataset: Dataset) -> Dataset:
@@ -226,6 +238,8 @@ def recognise(request: Request) -> str:
         raise DataError(f"'{path.name}' is empty: no file lies in it or below it")
     if request.images and _is_dicom(path):
         return "files"
+    if is_case_folders(path):
+        return "case_folders"
     if is_pairs(path):
         return "pairs"
     if _is_dicom(path) and is_dicom_truth(path):

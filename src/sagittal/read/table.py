@@ -142,7 +142,9 @@ def _entries(
         files_here = files_of[rows[0]]
         missing = [column for column, files in zip(named, files_here, strict=True) if not files]
         if missing and len(named) > 1:
-            skipped.append(Skipped(name, f"the image of column {', '.join(map(repr, missing))} was not found", "incomplete"))
+            skipped.append(
+                Skipped(name, f"the image of column {', '.join(map(repr, missing))} was not found", "incomplete")
+            )
         elif missing:
             skipped.append(Skipped(name, "the table names an image that was not found", "no-image"))
         elif any(all(file.stat().st_size == 0 for file in files) for files in files_here):

@@ -10,7 +10,7 @@ from sagittal.errors import DataError, SagittalError
 from sagittal.labels import LabelScheme
 from sagittal.read import columns
 from sagittal.read.image_index import ImageIndex
-from sagittal.read.pairs import MaskScheme, named_values
+from sagittal.read.mask_scheme import MaskScheme, named_values
 from sagittal.read.sources import make_mask_source
 from sagittal.read.table_file import Rows
 from sagittal.read.truths import is_lateral

@@ -200,8 +200,8 @@ def sort_grades(names: Iterable[str], target: str) -> list[str]:
 def sort_classes(names: Iterable[str]) -> list[str]:
     """Class names in their natural order; of two, the one that means "no" comes first.
 
-    >>> sort_classes({"10", "9", "1"}), sort_classes({"abnormal", "normal"})
-    (['1', '9', '10'], ['normal', 'abnormal'])
+    >>> sort_classes({"10", "9", "1"}), sort_classes({"abnormal", "normal"}), sort_classes({"\u00b2", "a"})
+    (['1', '9', '10'], ['normal', 'abnormal'], ['a', '\u00b2'])
     """
     ordered = sorted(names, key=_natural)
     if len(ordered) == 2 and _is_negative(ordered[1]) and not _is_negative(ordered[0]):
@@ -216,7 +216,7 @@ def _is_negative(name: str) -> bool:
 
 def _natural(name: str) -> tuple[tuple[int, float, str], ...]:
     parts = re.split(r"(\d+(?:\.\d+)?)", name.lower())
-    return (*((0, float(p), "") if p[:1].isdigit() else (1, 0.0, p) for p in parts if p), (2, 0.0, name))
+    return (*((0, float(p), "") if p[:1].isdecimal() else (1, 0.0, p) for p in parts if p), (2, 0.0, name))
 
 
 def is_lateral(names: Iterable[str]) -> bool:
@@ -238,6 +238,7 @@ def scheme_of_places(
     Parameters
     ----------
     kind : {"structures", "objects"}
+        What the data set holds. Structures are objects where the request says so: each connected part of a mask is one.
     names : sequence of str
         What the data set names, background left out.
     request : Asked
@@ -256,6 +257,8 @@ def scheme_of_places(
     """
     if request.kind is not None and request.kind not in KINDS:
         raise ConfigError(f"unknown kind of labels '{request.kind}'. {nearest(request.kind, KINDS)}")
+    if (request.kind, kind) == ("objects", "structures"):
+        kind = "objects"
     if request.kind not in {None, kind}:
         raise DataError(
             f"the truth here is of kind '{kind}' ({', '.join(list(names)[:8])}), not '{request.kind}': leave --kind out"

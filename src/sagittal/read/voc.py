@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-class _NoImage(DataError):
+class _NoImageError(DataError):
     """An annotation whose image is not there."""
 
 
@@ -71,7 +71,7 @@ def open_voc(request: Request) -> Dataset:
             if len(places) > 1:
                 raise DataError(f"ImageSets lists it in {' and in '.join(sorted(places))}: it must be in one split")
         except SagittalError as error:
-            skipped.append(Skipped(name, str(error), "no-image" if isinstance(error, _NoImage) else "unreadable"))
+            skipped.append(Skipped(name, str(error), "no-image" if isinstance(error, _NoImageError) else "unreadable"))
             used.update(_of_stem(file, index)[:1])  # told once
             continue
         split = next(iter(places), None) or _folder_split(file, root)
@@ -138,7 +138,7 @@ def _image(file: Path, named: str, index: ImageIndex) -> Path:
     base = named.replace("\\", "/").rpartition("/")[2]
     by_name = next((found for folder in _beside(file) if base and (found := index.at(folder / base))), None)
     if by_stem is None and by_name is None:
-        raise _NoImage("an annotation without image")
+        raise _NoImageError("an annotation without image")
     if by_stem is not None and by_name is not None and by_stem != by_name:
         raise DataError("the annotation has the name of one image and names another")
     return by_stem or by_name  # type: ignore[return-value]

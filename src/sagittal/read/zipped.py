@@ -37,7 +37,9 @@ def open_archive(path: Path, open_folder: Callable[[Path], Dataset]) -> Dataset:
         dataset = open_folder(folder)
         cases = tuple(point_into(case, path, place.resolve()) for case in dataset)
     inside = [
-        Skipped(f"entry {entry.number}", "an archive inside the archive; unpack the outer one to use it", "not-an-image")
+        Skipped(
+            f"entry {entry.number}", "an archive inside the archive; unpack the outer one to use it", "not-an-image"
+        )
         for entry in archive_entries(path)
         if entry.is_archive
     ]
