@@ -170,6 +170,8 @@ class NetworkPlan:
         Of a network with a decoder: no stage has more channels.
     decoder_depth : int
         Of a network with a decoder: convolutions of each of its stages.
+    head_stride : int
+        Of detection: voxels along each edge of a cell of the map that the network gives.
     """
 
     name: str = "resnet-small"
@@ -185,6 +187,7 @@ class NetworkPlan:
     kernels: tuple[tuple[int, ...], ...] = ()
     most_width: int = 320
     decoder_depth: int = 1
+    head_stride: int = 1
 
 
 @dataclass(frozen=True)

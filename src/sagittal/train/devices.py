@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from sagittal.errors import ConfigError, require
 from sagittal.model.device import pick_device
-from sagittal.networks.heads import Network
 from sagittal.prepare.plan import Plan
 from sagittal.prepare.split import Splits
 from sagittal.prepare.store import Store, open_store
@@ -51,7 +50,7 @@ class FabricTeam:
         self.size = int(fabric.world_size)
         self._wrapped = False
 
-    def wrap(self, network: Network) -> nn.Module:
+    def wrap(self, network: nn.Module) -> nn.Module:
         """The network behind distributed data parallel."""
         self._wrapped = True
         wrapped: nn.Module = self._fabric.setup_module(network)

@@ -65,11 +65,11 @@ class Material(Protocol):
         """Row numbers of these cases; the ones that could not be prepared are left out."""
         ...
 
-    def network(self, plan: Plan) -> Network:
+    def network(self, plan: Plan) -> nn.Module:
         """A new network for a plan; its random weights are drawn from torch's generator."""
         ...
 
-    def lesson(self, plan: Plan, network: Network, family: int, rows: Array, device: torch.device) -> Lesson:
+    def lesson(self, plan: Plan, network: nn.Module, family: int, rows: Array, device: torch.device) -> Lesson:
         """The lesson of a member of a family that learns from these rows."""
         ...
 
@@ -166,12 +166,12 @@ class ClassMaterial:
             table=table_width(plan.input),
         )
 
-    def lesson(self, plan: Plan, network: Network, family: int, rows: Array, device: torch.device) -> ClassLesson:
+    def lesson(self, plan: Plan, network: nn.Module, family: int, rows: Array, device: torch.device) -> ClassLesson:
         """Class weights are those of the rows; the part of a network that nothing trains is computed once a family."""
         task = make_task(plan, self.targets[rows])
         batches = Batches(self.store, self.targets, plan, device)
         if plan.train.cache_features:
             if family not in self._fronts:
-                self._fronts[family] = batches.fronts(network.eval().front, 2 * plan.train.batch)
+                self._fronts[family] = batches.fronts(network.eval().front, 2 * plan.train.batch)  # type: ignore[arg-type]
             batches.use_fronts(self._fronts[family])
         return ClassLesson(plan, task, batches, self.targets, len(rows))

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from sagittal.networks.heads import Network
 from sagittal.prepare.plan import Plan
 from sagittal.train.device import autocast
 from sagittal.train.lesson import Lesson
@@ -30,7 +29,7 @@ class Team(Protocol):
     rank: int
     size: int
 
-    def wrap(self, network: Network) -> nn.Module:
+    def wrap(self, network: nn.Module) -> nn.Module:
         """The network as it is called in training; gradients are averaged over the team."""
         ...
 
@@ -49,7 +48,7 @@ class Alone:
     rank = 0
     size = 1
 
-    def wrap(self, network: Network) -> nn.Module:
+    def wrap(self, network: nn.Module) -> nn.Module:
         """The network itself."""
         return network
 
@@ -82,22 +81,22 @@ class Member:
     ----------
     number : int
         Which member of the ensemble; enters every random number.
-    average : Network, optional
+    average : nn.Module, optional
         Holds the moving average of the weights.
     best : dict of tensors
         Weights at the lowest validation loss, where the plan keeps the best.
     """
 
     number: int
-    network: Network
-    average: Network | None
+    network: nn.Module
+    average: nn.Module | None
     optimizer: Optimizer
     train: Array
     val: Array
     best: dict[str, Tensor]
 
     @property
-    def result(self) -> Network:
+    def result(self) -> nn.Module:
         """The network whose answers count: the averaged one where there is one."""
         return self.network if self.average is None else self.average
 

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sagittal.networks.heads import Network
 from sagittal.prepare.plan import Plan
 from sagittal.prepare.split import Splits
 from sagittal.progress import Advance, Reporter
@@ -56,7 +55,7 @@ class Trained:
     """A trained member and its answers on the cases that it did not learn from."""
 
     seat: Seat
-    network: Network
+    network: nn.Module
     rows: Floats  # row numbers in the store
     logits: Floats  # (len(rows), outputs)
     schedule: tuple[tuple[int, int], ...]
@@ -168,7 +167,7 @@ class Trainer:
             self._save_done(trained)
         return trained
 
-    def _network(self, plan: Plan, seat: Seat) -> Network:
+    def _network(self, plan: Plan, seat: Seat) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.default_rng([plan.seed, seat.number, 3]).integers(2**62)))
             network = self.material.network(plan)

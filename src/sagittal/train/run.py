@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from sagittal.model.device import pick_device
 from sagittal.model.ensemble import fit_shares, member_weights
 from sagittal.model.package import Model
 from sagittal.model.parts import IntendedUse
+from sagittal.networks.heads import Network
 from sagittal.prediction import Prediction
 from sagittal.prepare.fingerprint import Fingerprint
 from sagittal.prepare.plan import Plan
@@ -224,7 +225,7 @@ def _package(
     model = Model.assemble(
         fingerprint.name,
         final,
-        [member.network.cpu() for member in kept],
+        [cast(Network, member.network.cpu()) for member in kept],
         logits=blend[judged],
         truth=truth[judged],
         references=[np.asarray(store.arrays[member.rows[:REFERENCES]]) for member in kept],
