@@ -33,7 +33,7 @@ def test_values_are_those_of_numpy(values: list[float]) -> None:
 
 
 def test_weighted_median_is_that_of_the_repeated_cases() -> None:
-    from sagittal.metrics.cases import _median
+    from sagittal.metrics.cases import weighted_median
 
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -41,7 +41,7 @@ def test_weighted_median_is_that_of_the_repeated_cases() -> None:
         weights = rng.integers(0, 4, (5, len(values))).astype(float)
         weights[:, 0] += 1
         expected = [np.median(np.repeat(values, row.astype(int))) for row in weights]
-        np.testing.assert_allclose(_median(values, weights), expected, atol=1e-12)
+        np.testing.assert_allclose(weighted_median(values, weights), expected, atol=1e-12)
 
 
 def test_more_than_half_infinite() -> None:

@@ -88,9 +88,9 @@ def summarise(
     def measures(weights: Floats) -> dict[str, Floats]:
         out = {}
         for name, column in columns.items():
-            out[f"mean {name}"] = _mean(column, weights)
+            out[f"mean {name}"] = weighted_mean(column, weights)
             # As angles, so that a resample whose median is infinite stays in the interval.
-            out[f"median {name}"] = np.arctan(_median(column, weights))
+            out[f"median {name}"] = np.arctan(weighted_median(column, weights))
         return out
 
     result = bootstrap(measures, patients, resamples=resamples, seed=seed, confidence=confidence)
@@ -98,8 +98,8 @@ def summarise(
     for name, column in columns.items():
         finite, known = int(np.isfinite(column).sum()), int((~np.isnan(column)).sum())
         value, low, high = result.estimates[f"mean {name}"]
-        middle = float(_median(column, np.ones((1, len(column))))[0])
-        _, lower, upper = (_from_angle(angle) for angle in result.estimates[f"median {name}"])
+        middle = float(weighted_median(column, np.ones((1, len(column))))[0])
+        _, lower, upper = (from_angle(angle) for angle in result.estimates[f"median {name}"])
         out[name] = CaseSummary(
             mean=Estimate(value, low, high, finite),
             median=Estimate(middle, lower, upper, known),
@@ -109,19 +109,28 @@ def summarise(
     return out
 
 
-def _from_angle(value: float) -> float:
+def from_angle(value: float) -> float:
+    """The number whose ``arctan`` is given, infinite at a right angle: medians are resampled as angles.
+
+    >>> from_angle(math.pi / 2), round(from_angle(math.atan(2.5)), 9), from_angle(math.nan)
+    (inf, 2.5, nan)
+    """
     return math.copysign(math.inf, value) if abs(value) > math.pi / 2 - 1e-12 else math.tan(value)
 
 
-def _mean(values: Floats, weights: Floats) -> Floats:
+def weighted_mean(values: Floats, weights: Floats) -> Floats:
+    """Mean of the finite values (n,) for each row of weights (R, n); nan where a row draws none of them."""
     finite = np.isfinite(values)
     total = weights @ finite.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(weights @ np.where(finite, values, 0.0) / total)
 
 
-def _median(values: Floats, weights: Floats) -> Floats:
-    """Weighted median of what is not nan, (R,): the mean of the two middle values where the weight splits in half."""
+def weighted_median(values: Floats, weights: Floats) -> Floats:
+    """Median of what is not nan of (n,) for each row of weights (R, n); infinity is the largest value.
+
+    The mean of the two middle values where the weight splits in half; nan where a row draws nothing.
+    """
     order = np.argsort(values)  # nan comes last
     order = order[: int((~np.isnan(values)).sum())]
     if not len(order):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sagittal.grid import Grid
 from sagittal.image import Image
 from sagittal.types import Array, Floats
 
@@ -56,9 +57,15 @@ def picture(image: Image) -> Array:
 
 
 def _head_up(plane: Array, image: Image) -> Array:
-    affine = image.grid.affine
-    # LPS+: the third patient axis points to the head, so increasing k must go up the picture.
-    return plane[::-1] if affine is not None and affine[2, 2] > 0 else plane
+    return plane[::-1] if head_up(image.grid) else plane
+
+
+def head_up(grid: Grid) -> bool:
+    """Whether a plane with rows along k must be turned over to have the head at the top.
+
+    LPS+: the third patient axis points to the head, so increasing k must go up the picture.
+    """
+    return grid.affine is not None and bool(grid.affine[2, 2] > 0)
 
 
 def _resize(plane: Array, row_mm: float, column_mm: float) -> Array:
@@ -103,7 +110,7 @@ def wide_font() -> tuple[str, str] | None:
 
 
 @cache
-def _font(size: int, *, wide: bool) -> FreeTypeFont:
+def font_of(size: int, *, wide: bool) -> FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib (Latin, Greek, Cyrillic), or one with Chinese signs where installed."""
     import matplotlib
     from PIL import ImageFont
@@ -122,7 +129,7 @@ def with_caption(pixels: Array, lines: list[str]) -> Array:
     from PIL import ImageDraw
 
     size = max(13, pixels.shape[1] // 22)
-    font = _font(size, wide=any(ord(sign) >= 0x2E80 for line in lines for sign in line))
+    font = font_of(size, wide=any(ord(sign) >= 0x2E80 for line in lines for sign in line))
     step = size + 5
     height, width = pixels.shape[:2]
     sheet = Pillow.new("RGB", (max(width, 200), height + step * len(lines) + 6), "white")
