@@ -20,10 +20,11 @@ from sagittal.prepare.fingerprint import measure_dataset
 from sagittal.prepare.plan import Plan, TrainPlan
 from sagittal.prepare.planner import make_plans
 from sagittal.train.batches import draw
-from sagittal.train.budget import fit_to_budget, measure_speed
+from sagittal.train.budget import fit_to_budget
 from sagittal.train.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from sagittal.train.run import Run
 from sagittal.train.schedule import Pace, Schedule, rate
+from sagittal.train.speed import measure_speed
 
 Squares = Callable[..., Dataset]
 

@@ -72,8 +72,8 @@ def make_plans(
     base = Plan(
         scheme=fingerprint.scheme,
         task=task,
-        input=_input(fingerprint, wishes, why),
-        split=_split(fingerprint, wishes, why),
+        input=input_plan(fingerprint, wishes, why),
+        split=split_plan(fingerprint, wishes, why),
         decide=_decide(fingerprint, why),
         seed=wishes.seed,
         budget_s=budget_s,
@@ -132,7 +132,16 @@ def _companions(fingerprint: Fingerprint, why: dict[str, str]) -> tuple[Companio
     return (CompanionPlan(NetworkPlan("descriptors", 64, (), dropout=0.3), measured, repeats=3),)
 
 
-def _input(fingerprint: Fingerprint, wishes: Wishes, why: dict[str, str]) -> InputPlan:
+def input_plan(fingerprint: Fingerprint, wishes: Wishes, why: dict[str, str]) -> InputPlan:
+    """What a study must be for the model: the kind of the most frequent one, and the clinical columns wished for.
+
+    Raises
+    ------
+    DataError
+        If channel counts do not go together.
+    ConfigError
+        If a column does not exist.
+    """
     found = {int(count): cases for count, cases in fingerprint.channels.items()}
     if set(found) - {1, 3} and len(found) > 1:
         raise DataError(
@@ -172,7 +181,8 @@ def _column(facts: ColumnFacts) -> ColumnPlan:
     return ColumnPlan(facts.name, "category", categories=tuple(facts.categories))
 
 
-def _split(fingerprint: Fingerprint, wishes: Wishes, why: dict[str, str]) -> SplitPlan:
+def split_plan(fingerprint: Fingerprint, wishes: Wishes, why: dict[str, str]) -> SplitPlan:
+    """The source's own splits or new ones, and the most folds that the preset and the number of cases ask for."""
     given = bool(fingerprint.splits.get("train"))
     why["split.source"] = (
         "the source gives " + ", ".join(f"{n} {name}" for name, n in fingerprint.splits.items() if name)
@@ -195,7 +205,7 @@ def _decide(fingerprint: Fingerprint, why: dict[str, str]) -> DecidePlan:
         "the most probable class; other points are in the package with their validation figures"
     )
     flips: tuple[int, ...] = ()
-    if fingerprint.dimensions == 2 and _flips(fingerprint):
+    if fingerprint.dimensions == 2 and mirrored_axes(fingerprint):
         flips = (1,)
         why["decide.flips"] = "an image and its mirror image are averaged, as training saw both"
     return DecidePlan(flips=flips)
@@ -258,7 +268,7 @@ def _augment(fingerprint: Fingerprint, why: dict[str, str]) -> AugmentPlan:
     modality, lateral = fingerprint.modality, fingerprint.scheme.lateral
     axes = fingerprint.dimensions
     shape = fingerprint.binary and axes == 3
-    flip = _flips(fingerprint)
+    flip = mirrored_axes(fingerprint)
     if lateral:
         why["augment.flip"] = "none: a label depends on the side of the body"
     elif len(flip) > 1:
@@ -295,7 +305,7 @@ def _augment(fingerprint: Fingerprint, why: dict[str, str]) -> AugmentPlan:
     )
 
 
-def _flips(fingerprint: Fingerprint) -> tuple[int, ...]:
+def mirrored_axes(fingerprint: Fingerprint) -> tuple[int, ...]:
     """Array axes that may be mirrored without changing what is true of the case."""
     axes, modality = fingerprint.dimensions, fingerprint.modality
     if fingerprint.scheme.lateral:

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
 import torch
 
 from sagittal.errors import BudgetError
 from sagittal.model.device import pick_device
-from sagittal.networks.heads import build_network
-from sagittal.prepare.arrays import table_width, to_input
-from sagittal.prepare.augment import augment
 from sagittal.prepare.fingerprint import Fingerprint
 from sagittal.prepare.plan import Plan
-from sagittal.tasks.registry import make_task
-from sagittal.tasks.task import Task
-from sagittal.train.device import Precision, autocast, memory_format, precisions, synchronise
-from sagittal.train.loop import make_optimizer
+from sagittal.train.speed import Speed, measure_speed
 
 #: Part of the budget that timing may take.
 PROBE_PART = 0.04
@@ -34,107 +25,14 @@ MAPS_PART = 0.05
 COMPANION_PART = 0.15
 #: Seconds that calibration, evidence and the report's figures take whatever the data.
 FINISH_S = 9.0
+#: Likewise where the answer has a place; cleaning is chosen and pictures are drawn.
+PLACE_FINISH_S = 20.0
 #: Part of its epochs with which a member is trained well enough.
 ENOUGH = 0.6
 #: Up to this many cases every one of them must teach and judge.
 FEW_CASES = 2000
 #: Steps of a member below which a network has learnt nothing worth having.
 LEAST_STEPS = 20
-
-
-@dataclass(frozen=True)
-class Speed:
-    """How fast a plan's steps are here, and in which form they are fastest."""
-
-    step_s: float
-    forward_case_s: float
-    precision: Precision
-    channels_last: bool
-    memory_mb: float
-    compiled: bool = False
-
-
-def measure_speed(plan: Plan, *, device: torch.device, limit_s: float) -> Speed:
-    """Time training steps of a plan on random data, in each number format that this device may have.
-
-    Parameters
-    ----------
-    limit_s : float
-        About how long the timing may take. At least one step is timed, however long it lasts.
-    """
-    forms: list[tuple[Precision, bool]] = [("fp32", False)]
-    if plan.train.cache_features:
-        return _time_form(plan, device, "fp32", False, limit_s)
-    if plan.input.dimensions == 2:
-        forms.append(("fp32", True))
-    forms += [(kind, plan.input.dimensions == 2) for kind in precisions(device, plan.input.dimensions)[1:]]
-    best: Speed | None = None
-    for precision, channels_last in forms:
-        speed = _time_form(plan, device, precision, channels_last, limit_s / len(forms))
-        # Fewer digits must pay: a gain below a tenth is noise.
-        if best is None or speed.step_s < 0.9 * best.step_s:
-            best = speed
-    assert best is not None
-    return best
-
-
-def _time_form(
-    plan: Plan,
-    device: torch.device,
-    precision: Precision,
-    channels_last: bool,
-    limit_s: float,
-    *,
-    compiled: bool = False,
-) -> Speed:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        task: Task = make_task(plan)
-        network = build_network(
-            plan.network,
-            channels=plan.input.channels,
-            dimensions=plan.input.dimensions,
-            head=task.head,
-            table=table_width(plan.input),
-            weights=False,
-        ).to(device)
-        format_ = memory_format(plan.input.dimensions, channels_last)
-        network = network.to(memory_format=format_)  # type: ignore[call-overload]
-        optimizer = make_optimizer(network, plan)
-        batch = plan.train.batch
-        raw = torch.randint(0, 255, (batch, plan.input.channels, *plan.prepare.size), dtype=torch.uint8, device=device)
-        table = torch.zeros((batch, table_width(plan.input)), device=device) if plan.input.table else None
-        target = torch.full((batch, task.head.outputs), 1.0 / task.head.outputs, device=device)
-        cached = plan.train.cache_features
-        network.train(not cached)
-        start = time.perf_counter()
-        image = to_input(raw, plan.prepare).contiguous(memory_format=format_)
-        with torch.no_grad():
-            front = network.front(image) if cached else network.eval()(image, table)
-        synchronise(device)
-        forward = (time.perf_counter() - start) / batch
-        network.train()
-        call = torch.compile(network) if compiled else network
-        times: list[float] = []
-        began = time.perf_counter()
-        while len(times) < 12 and (not times or time.perf_counter() - began < limit_s):
-            start = time.perf_counter()
-            if cached:
-                logits = network.finish(front, table)
-            else:
-                image = augment(to_input(raw, plan.prepare), plan.augment, np.random.default_rng(len(times)))
-                with autocast(device, precision):
-                    logits = call(image.contiguous(memory_format=format_), table)
-            loss = task.loss(logits.float(), target)
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            optimizer.step()
-            synchronise(device)
-            times.append(time.perf_counter() - start)
-    # The first step pays for set-up; the median of the rest is what a run sees.
-    step = float(np.median(times[1:])) if len(times) > 1 else times[0]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
-    return Speed(step, forward, precision, channels_last, peak, compiled)
 
 
 def fit_to_budget(
@@ -249,9 +147,22 @@ def _train_cases(fingerprint: Fingerprint, plan: Plan) -> int:
     return max(1, round(pool * part))
 
 
+def judged_cases(plan: Plan, fingerprint: Fingerprint) -> int:
+    """Cases that judge the members: those of all folds."""
+    given = fingerprint.splits
+    if plan.split.source == "given":
+        pool = given.get("train", 0) + given.get("val", 0)
+        if plan.split.folds == 1:
+            return given.get("val", 0) or max(1, round(pool * plan.split.val_fraction))
+        return pool
+    pool = round(fingerprint.cases * (1 - plan.split.test_fraction))
+    return pool if plan.split.folds > 1 else max(1, round(pool * plan.split.val_fraction))
+
+
 def _epoch_s(plan: Plan, speed: Speed, cases: int) -> float:
     """Seconds of one epoch of one member, validation included."""
-    steps = max(1.0, cases / min(plan.train.batch, cases))
+    samples = plan.train.windows or cases
+    steps = max(1.0, samples / min(plan.train.batch, samples))
     return steps * speed.step_s * 1.06
 
 
@@ -262,6 +173,8 @@ def _prepare_s(fingerprint: Fingerprint) -> float:
 
 def finish_s(plan: Plan, fingerprint: Fingerprint, speed: Speed) -> float:
     """Seconds of what comes after training: out-of-fold answers, calibration, evidence, explanations, report."""
+    if not plan.prepare.whole:
+        return PLACE_FINISH_S + 1.5 * speed.forward_case_s * judged_cases(plan, fingerprint) * plan.split.repeats
     members = plan.split.folds * plan.split.repeats
     answers = 2 * speed.forward_case_s * fingerprint.cases
     maps = 6 * 90 * speed.forward_case_s * members

@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -118,15 +118,15 @@ def train_model(
     reporter = reporter or Quiet()
     devices = split_devices(device)
     folder.mkdir(parents=True, exist_ok=True)
-    splits = _splits(dataset, plan, folder, resume)
-    cases = _cases(dataset, splits)
+    splits = splits_of(dataset, plan, folder, resume)
+    cases = cases_of(dataset, splits)
     store = build_store(cases, plan, folder / "prepared", workers=workers or 2, reporter=reporter)
     for skip in store.skipped:
         _log.warning("left out case %s: %s", skip.case, skip.reason)
     task = make_task(plan)
     by_id = {case.id: case for case in cases}
     targets = np.stack([task.target(by_id[name]) for name in store.ids])
-    deadline = _deadline(plan, fingerprint, folder, began - spent_s, resume)
+    deadline = deadline_of(plan, fingerprint, folder, began - spent_s, resume)
     trainer = Trainer(
         plan,
         splits,
@@ -166,7 +166,8 @@ def clear_work(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _splits(dataset: Dataset, plan: Plan, folder: Path, resume: bool) -> Splits:
+def splits_of(dataset: Dataset, plan: Plan, folder: Path, resume: bool) -> Splits:
+    """The splits of a run, made and kept in its folder; on resuming those that lie there."""
     path = folder / "splits.json"
     if resume and path.exists():
         return Splits.load(path)
@@ -175,13 +176,13 @@ def _splits(dataset: Dataset, plan: Plan, folder: Path, resume: bool) -> Splits:
     return splits
 
 
-def _cases(dataset: Dataset, splits: Splits) -> list[Case]:
+def cases_of(dataset: Dataset, splits: Splits) -> list[Case]:
     """The cases that any fold uses, in the order of the data set; test cases are not touched."""
     wanted = {name for fold in splits.folds for name in (*fold.train, *fold.val)}
     return [case for case in dataset if case.id in wanted]
 
 
-def _deadline(plan: Plan, fingerprint: Fingerprint, folder: Path, started: float, resume: bool) -> float:
+def deadline_of(plan: Plan, fingerprint: Fingerprint, folder: Path, started: float, resume: bool) -> float:
     """The moment at which the last member must be done."""
     if plan.budget_s is None or plan.train.steps:
         return float("inf")
@@ -237,7 +238,7 @@ def _package(
             spacing_mm=tuple((axis.low, axis.high) for axis in fingerprint.spacing_mm),
         ),
         data={
-            **_summary(fingerprint, splits, store),
+            **summary_of(fingerprint, splits, store.skipped),
             **({"allowed_leakage": dict(allowed)} if allowed else {}),
         },
     )
@@ -250,7 +251,7 @@ def _truth(case: Case) -> Floats:
     return case.scores.values
 
 
-def _summary(fingerprint: Fingerprint, splits: Splits, store: Store) -> dict[str, Any]:
+def summary_of(fingerprint: Fingerprint, splits: Splits, skipped: Sequence[Skipped]) -> dict[str, Any]:
     """What the training data were, without anything that points at a person."""
     taught = {name for fold in splits.folds for name in fold.train}
     judged = {name for fold in splits.folds for name in fold.val}
@@ -264,7 +265,7 @@ def _summary(fingerprint: Fingerprint, splits: Splits, store: Store) -> dict[str
         "training_cases": len(taught),
         "validation_cases": len(judged),
         "held_out_test_cases": len(splits.test),
-        "skipped": dict(Counter(skip.reason.split(":", 2)[-1].strip()[:80] for skip in store.skipped)),
+        "skipped": dict(Counter(skip.reason.split(":", 2)[-1].strip()[:80] for skip in skipped)),
         "modalities": dict(fingerprint.modalities),
         "size": [dataclasses.asdict(axis) for axis in fingerprint.size],
         "spacing_mm": [dataclasses.asdict(axis) for axis in fingerprint.spacing_mm],
