@@ -90,9 +90,11 @@ def test_table_of_another_width_is_refused() -> None:
         network(images(), torch.zeros(2, 3))
 
 
-def test_dense_head_comes_later() -> None:
-    with pytest.raises(ConfigError, match="comes with the decoder"):
+def test_dense_head_needs_a_network_with_a_decoder() -> None:
+    with pytest.raises(ConfigError, match="'resnet-small' gives one answer for an image"):
         build_network(plan_for("resnet-small"), channels=1, dimensions=2, head=Head("dense", 2))
+    with pytest.raises(ConfigError, match="takes no table; the plan has 4 columns"):
+        build_network(plan_for("unet"), channels=1, dimensions=2, head=Head("dense", 2), table=4)
 
 
 def test_head_without_outputs_is_refused() -> None:

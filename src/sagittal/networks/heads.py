@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sagittal.errors import ConfigError, DataError
 from sagittal.networks.encoder import build_encoder
 from sagittal.networks.pretrained import load_pretrained, tune
+from sagittal.networks.unet import DenseNetwork, build_unet
 from sagittal.prepare.plan import NetworkPlan
 
 TABLE_FEATURES = 32
@@ -29,13 +30,19 @@ class Head:
         Numbers in a vector, or for each pixel.
     stride : int
         Of a dense head: its map has this many times fewer pixels along each axis than the image.
+    mirror : one tuple of int an axis, optional
+        Which outputs change places when the image is mirrored along an axis, such as the distances to the left and the
+        right side: ``outputs[mirror[axis]]`` of a mirrored view, mirrored back, are those of the image. Empty: none do.
     """
 
     kind: Literal["vector", "dense"]
     outputs: int
     stride: int = 1
+    mirror: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
+        if any(sorted(order) != list(range(self.outputs)) for order in self.mirror):
+            raise ConfigError(f"the order of a mirrored view's outputs names each of {self.outputs} once, not {self.mirror}")
         if self.outputs < 1:
             raise ConfigError(f"a head needs one output or more, not {self.outputs}")
         if self.stride < 1:
@@ -168,7 +175,14 @@ def pool(feature_map: Tensor, pooling: Pooling = "mean") -> Tensor:
 
 
 def build_network(
-    plan: NetworkPlan, *, channels: int, dimensions: int, head: Head, table: int = 0, weights: bool = True
+    plan: NetworkPlan,
+    *,
+    channels: int,
+    dimensions: int,
+    head: Head,
+    table: int = 0,
+    weights: bool = True,
+    deep: bool = False,
 ) -> Network:
     """The network that a plan describes.
 
@@ -181,23 +195,47 @@ def build_network(
         Channels of the image.
     dimensions : {2, 3}
     head : Head
+        A dense head gives what :func:`build_dense` gives.
     table : int
         Columns of the table that comes with each image.
     weights : bool
         Whether pretrained weights are read; ``False`` gives the same modules for weights that follow, such as those of
         a saved model.
+    deep : bool
+        Of a dense head: whether training sees coarser maps too.
 
     Raises
     ------
     ConfigError
-        If the plan names an unknown network or source, or the head is dense.
+        If the plan names an unknown network or source, or a table comes with a dense head.
     MissingPackageError
         If the plan needs a package that is not installed.
     """
-    if head.kind != "vector":
-        raise ConfigError(f"a '{head.kind}' head comes with the decoder, which this version does not have yet")
+    if head.kind == "dense":
+        if table:
+            raise ConfigError(
+                f"a network that answers for each voxel takes no table; the plan has {table} columns of one"
+            )
+        return build_dense(  # type: ignore[return-value]
+            plan, channels=channels, dimensions=dimensions, head=head, weights=weights, deep=deep
+        )
     encoder = build_encoder(plan, channels=channels, dimensions=dimensions)
     if weights:
         load_pretrained(encoder, plan)
     frozen = tune(encoder, plan.tuning)
     return Network(encoder, head.outputs, dropout=plan.dropout, table=table, frozen=frozen, pooling=plan.pooling)
+
+
+def build_dense(
+    plan: NetworkPlan, *, channels: int, dimensions: int, head: Head, weights: bool = True, deep: bool = False
+) -> DenseNetwork:
+    """The network that a plan describes for a dense head; parameters and errors as of :func:`build_network`."""
+    return build_unet(
+        plan,
+        channels=channels,
+        dimensions=dimensions,
+        outputs=head.outputs,
+        stride=head.stride,
+        weights=weights,
+        deep=deep,
+    )

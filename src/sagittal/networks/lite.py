@@ -60,12 +60,15 @@ class EfficientNetLite0(nn.Module):
                 fan_out = module.out_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
                 nn.init.normal_(module.weight, std=(2.0 / fan_out) ** 0.5)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def begin(self, image: Tensor) -> Tensor:
+        """The map before the first block, (N, 32, H / 2, W / 2)."""
         if image.shape[1] == 1:
             image = image.expand(-1, 3, -1, -1)
         image = image * (127.5 / 128) + 0.5 / 128
-        out: Tensor = functional.relu6(self.stem_norm(self.stem(_pad_same(image, 3, 2))))
-        out = self.blocks(out)
+        return functional.relu6(self.stem_norm(self.stem(_pad_same(image, 3, 2))))
+
+    def forward(self, image: Tensor) -> Tensor:
+        out: Tensor = self.blocks(self.begin(image))
         return functional.relu6(self.head_norm(self.head(out)))  # (N, 1280, H / 32, W / 32)
 
 
