@@ -27,6 +27,7 @@ from sagittal.read.pair_files import is_pairs
 from sagittal.read.pairs import open_pairs
 from sagittal.read.sources import tilt_series
 from sagittal.read.table import names_images, open_table
+from sagittal.read.table_boxes import UNLISTED
 from sagittal.read.table_file import read_table
 from sagittal.read.voc import is_voc, open_voc
 from sagittal.read.zipped import open_archive
@@ -51,6 +52,7 @@ class Request:
     images: str | None = None
     tilt: str | None = None
     kind: str | None = None
+    unlisted: str | None = None
     search: tuple[Path, ...] = ()
 
 
@@ -95,6 +97,7 @@ def open_dataset(
     images: str | None = None,
     tilt: str | None = None,
     kind: str | None = None,
+    unlisted: str | None = None,
     search: Iterable[str | Path] = (),
 ) -> Dataset:
     """The cases of a source, their images not read yet.
@@ -113,7 +116,7 @@ def open_dataset(
     layout : str, optional
         One of :data:`LAYOUTS`; recognised where left out.
     labels : str or Path, optional
-        Table for a folder; or its annotations in the JSON of COCO.
+        Table for a folder, or for a table of its images; or its annotations in the JSON of COCO.
     id_column, path_column, patient_column, split_column, mask_column : str, optional
         Columns of the table; found where left out. Several columns of images or masks have commas between them.
     sheet : str, optional
@@ -124,6 +127,9 @@ def open_dataset(
     tilt : {"refuse", "shear"}, optional
         What becomes of DICOM series of a tilted gantry: refused, or given the sheared affine that is exact.
     kind : {"binary", "multiclass", "multilabel", "ordinal", "structures", "objects"}, optional
+        Where the source leaves it open. Masks answer ``objects`` too: each connected part is one.
+    unlisted : {"skip", "empty"}, optional
+        What becomes of images that no row of a table of boxes names: left out, or taken as images without any object.
     search : paths
         Folders in which sets of MedMNIST are looked for first.
 
@@ -140,6 +146,8 @@ def open_dataset(
         raise ConfigError(f"unknown layout '{layout}'. {nearest(layout, LAYOUTS)}")
     if tilt not in {None, *TILTS}:
         raise ConfigError(f"tilt='{tilt}' is not known. {nearest(str(tilt), TILTS)}")
+    if unlisted not in {None, *UNLISTED}:
+        raise ConfigError(f"unlisted='{unlisted}' is not known. {nearest(str(unlisted), UNLISTED)}")
     request = Request(
         source=str(source),
         target=target,
@@ -153,6 +161,7 @@ def open_dataset(
         images=images,
         tilt=tilt,
         kind=kind,
+        unlisted=unlisted,
         search=tuple(Path(folder) for folder in search),
     )
     if is_archive(Path(request.source)):
@@ -225,7 +234,7 @@ def recognise(request: Request) -> str:
     if not exists(path):
         raise ReadError(f"'{request.source}' does not exist; expected a folder, a table, an .npz or medmnist:NAME")
     if path.is_file():
-        return _of_file(path)
+        return "table" if request.labels is not None and path.suffix.lower() in TABLES else _of_file(path)
     if is_manifest(path):
         return "manifest"
     if request.labels is not None:

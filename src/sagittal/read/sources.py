@@ -14,6 +14,7 @@ import numpy as np
 
 from sagittal.case import Case, ImageSource
 from sagittal.errors import ConfigError, GeometryError, ReadError, SagittalError, nearest
+from sagittal.formats.crops import read_crops
 from sagittal.formats.dicom import read_dicom_series
 from sagittal.formats.dicom_seg import read_dicom_seg
 from sagittal.formats.label_map import read_label_map
@@ -101,6 +102,7 @@ IMAGE_WAYS: dict[str, Callable[..., Image]] = {
 }
 #: The same for segmentations.
 MASK_WAYS: dict[str, Callable[..., Segmentation]] = {
+    "crops": read_crops,
     "dicom_seg": _read_dicom_seg,
     "dicom_truth": read_outlines,
     "label_map": read_label_map,

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sagittal.case import Case, ImageSource, Truth
 from sagittal.dataset import Dataset, Skipped
 from sagittal.errors import DataError, SagittalError
@@ -16,13 +18,16 @@ from sagittal.formats.dicom import read_dicom
 from sagittal.formats.open_image import reader_of, stem
 from sagittal.labels import ClassScores, LabelScheme
 from sagittal.read import columns
-from sagittal.read.files import SPLIT_NAMES, index_file
+from sagittal.read.files import SPLIT_NAMES, TABLES, index_file
 from sagittal.read.image_index import ImageIndex
 from sagittal.read.sources import file_source, patient_key, series_source
-from sagittal.read.table_boxes import BoxColumns, boxes_of_rows, find_box_columns, guess_class
+from sagittal.read.studies import unique
+from sagittal.read.table_boxes import BoxColumns, boxes_of_rows, find_box_columns, guess_class, unlisted_note
 from sagittal.read.table_file import Rows, read_table
-from sagittal.read.table_masks import find_mask_columns, masks_of_rows
+from sagittal.read.table_join import join_tables
+from sagittal.read.table_masks import MaskColumns, find_mask_columns, masks_of_rows
 from sagittal.read.truths import UNKNOWN, scheme_of, scheme_of_columns
+from sagittal.truth import Boxes
 
 if TYPE_CHECKING:
     from sagittal.read.open_dataset import Request
@@ -50,11 +55,12 @@ def open_table(request: Request) -> Dataset:
     path, root = _places(request)
     table = read_table(path, sheet=request.sheet)
     places = ImageIndex(root, path.parent)
+    table, joined = _with_images(table, places, request)
     masks = find_mask_columns(table, places, request)
-    named = _image_columns(table, places, request, set(masks))
+    named = _image_columns(table, places, request, set(masks.masks))
     boxes = _box_columns(table, request, masks)
     with_place = bool(masks) or boxes is not None
-    taken = {*named, *masks, *(boxes.names if boxes else ())}
+    taken = {*named, *masks.taken, *(boxes.names if boxes else ())}
     if boxes is not None and request.target is None:
         request = replace(request, target=guess_class(table, taken))
     roles = find_roles(
@@ -72,7 +78,7 @@ def open_table(request: Request) -> Dataset:
     notes = [f"images by column {' and '.join(repr(name) for name in named)}"]
     if masks:
         scheme, truths, outlines, told = masks_of_rows(
-            table, [(e.name, e.rows) for e in entries], masks, places, request.target
+            table, [(e.name, e.rows, e.files[0]) for e in entries], masks, places, request
         )
         used |= outlines
         notes += told
@@ -84,11 +90,11 @@ def open_table(request: Request) -> Dataset:
     else:
         scheme, of_rows = roles.truths(table)
         truths = [of_rows[entry.rows[0]] for entry in entries]
-    skipped += [
-        Skipped(_below(file, root), "an image without a row in the table", "no-truth")
-        for file in places.files
-        if file not in used
-    ]
+    loose = [file for file in places.files if file not in used]
+    empty = boxes is not None and request.unlisted == "empty"
+    if not empty:
+        skipped += [Skipped(_below(file, root), "an image without a row in the table", "no-truth") for file in loose]
+    notes += [*joined, *(unlisted_note(len(loose), request.unlisted) if boxes is not None else [])]
     cases = []
     for entry, truth in zip(entries, truths, strict=True):
         case = truth if isinstance(truth, str) else _entry_case(entry, table, roles, truth, named, root)
@@ -96,9 +102,11 @@ def open_table(request: Request) -> Dataset:
             skipped.append(Skipped(entry.name, case, "unreadable"))
         else:
             cases.append(case)
+    if empty:
+        cases += [_unlisted(file, roles, root) for file in loose]
     return Dataset(
         root.resolve().name,
-        tuple(cases),
+        tuple(unique(cases)),
         scheme,
         columns=roles.clinical,
         skipped=tuple(skipped),
@@ -182,7 +190,7 @@ def _entry_case(
 
 
 def _other_images(
-    table: Rows, named: Sequence[str], masks: Mapping[str, str], places: ImageIndex, request: Request
+    table: Rows, named: Sequence[str], masks: MaskColumns, places: ImageIndex, request: Request
 ) -> list[str]:
     """Columns that name other images and are not used, where the user named none."""
     if request.path_column or request.id_column:
@@ -190,7 +198,7 @@ def _other_images(
     mine = {files for cell in table[named[0]][:_SAMPLE] if (files := places.find(cell))}
     others = []
     for column, cells in table.items():
-        if column not in {*named, *masks}:
+        if column not in {*named, *masks.masks}:
             theirs = {files for cell in cells[:_SAMPLE] if "." in cell and (files := places.find(cell))}
             if len(theirs - mine) * 2 > len(mine):
                 others.append(column)
@@ -201,8 +209,33 @@ def _other_images(
     ]
 
 
-def _box_columns(table: Rows, request: Request, masks: Mapping[str, str]) -> BoxColumns | None:
-    if request.kind not in {None, "objects"} or (masks and request.kind is None):
+def _with_images(table: Rows, places: ImageIndex, request: Request) -> tuple[Rows, list[str]]:
+    """The table with a row for each image of a table of images, where the source is one."""
+    source = Path(request.source)
+    if source.suffix.lower() not in TABLES or request.labels is None or source.resolve() == request.labels.resolve():
+        return table, []
+    images = read_table(source)
+    keys = [
+        _image_columns(one, places, replace(request, path_column=None, id_column=None), set())[0]
+        for one in (images, table)
+    ]
+    joined, added = join_tables(images, table, keys[0], keys[1], places)
+    return joined, [
+        f"{len(images[keys[0]]):,} images by column '{keys[0]}' of {source.name}, {added:,} of them without a row"
+    ]
+
+
+def _unlisted(file: Path, roles: Roles, root: Path) -> Case:
+    """An image that no row names, in which nothing was found."""
+    name = _below(file.with_name(stem(file)), root)
+    none = Boxes(np.zeros((0, 2, 3)), np.zeros(0, int))
+    patient = _patient_in(file) or name
+    table = dict.fromkeys(roles.clinical)
+    return Case(name, patient, {"image": file_source(name, file)}, table, truth=none, source=_below(file, root))
+
+
+def _box_columns(table: Rows, request: Request, masks: MaskColumns) -> BoxColumns | None:
+    if request.kind not in {None, "objects"} or masks:
         return None
     boxes = find_box_columns(table)
     if boxes is None and request.kind == "objects":

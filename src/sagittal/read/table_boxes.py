@@ -121,12 +121,34 @@ def guess_class(table: Rows, taken: Collection[str]) -> str | None:
     return found[0] if found else None
 
 
+#: What becomes of images that no row of a table of boxes names.
+UNLISTED = ("skip", "empty")
+
+
+def unlisted_note(count: int, unlisted: str | None) -> list[str]:
+    """What became of images that no row of a table of boxes names, in words; nothing where there are none.
+
+    >>> unlisted_note(0, None), unlisted_note(2, "empty")
+    ([], ['2 images that no row names hold no object (as asked for)'])
+    """
+    if not count:
+        return []
+    if unlisted == "empty":
+        return [f"{count:,} images that no row names hold no object (as asked for)"]
+    return [
+        f"{count:,} images that no row names are left out, as nothing says that they were looked at; if they were, and hold "
+        "no object: --unlisted empty, or give a table of all images as the source and this one as --labels"
+    ]
+
+
 def boxes_of_rows(
     table: Rows, groups: Sequence[Sequence[int]], boxes: BoxColumns, target: str | None
 ) -> tuple[LabelScheme, list[Boxes | str]]:
     """The scheme of the classes, and for each group of rows its boxes, or why they cannot be used.
 
     A row whose box is empty says that nothing was found.
+
+    A group without rows is an image in which nothing was found.
 
     Raises
     ------
