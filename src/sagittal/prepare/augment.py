@@ -19,6 +19,8 @@ INTENSITY_SHARE = 0.5
 ERASE_EDGE = (0.15, 0.4)
 # A three-point kernel (w, 1 - 2 w, w) has variance 2 w and stays non-negative and unimodal up to w = 1/3.
 BLUR_VARIANCE_PER_PASS = 2 / 3
+# A plane of voxels with a larger ratio of edges is not turned: its structures would be torn.
+MOST_ANISOTROPIC = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +176,104 @@ def mix(batch: Tensor, targets: Tensor, alpha: float, rng: np.random.Generator) 
     return blend, column * targets + (1 - column) * targets[other]
 
 
+def draw_planes(
+    n: int, size: tuple[int, ...], plan: AugmentPlan, rng: np.random.Generator, edges: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Random linear maps of windows that turn and shear in one plane of the array.
+
+    Parameters
+    ----------
+    n : int
+    size : tuple of int
+        Of the windows.
+    plan : AugmentPlan
+    rng : numpy.random.Generator
+    edges : (d,) float, mm
+        Of the stored voxels: a turn is one of the patient. A plane of voxels more than three times as long as wide is not
+        turned.
+
+    Returns
+    -------
+    across : (N,) int
+        Of volumes: the window's axis that the map leaves to itself.
+    matrix : (N, d, d) float
+        As in :class:`sagittal.prepare.warp.Warp`.
+    """
+    d = len(size)
+    linear = _symmetries(n, tuple(zip(size, edges, strict=True)), plan, rng)
+    turn = _rotations_in_plane(n, plan.rotate_deg, rng) @ _shears(n, 2, plan.shear, rng)
+    factor = _factors(n, plan.scale, rng)
+    if d == 2:
+        across = np.full(n, -1)
+        turn = _by_edges(turn, edges)
+    else:
+        planes = [[b for b in range(3) if b != axis] for axis in range(3)]
+        ratio = np.array([max(edges[p]) / min(edges[p]) for p in planes])
+        level = ratio <= MOST_ANISOTROPIC
+        across = rng.choice(np.flatnonzero(level) if level.any() else [int(ratio.argmin())], n)
+        whole = np.broadcast_to(np.eye(3), (n, 3, 3)).copy()
+        for matrix, flat, axis in zip(whole, turn, across, strict=True):
+            if level[axis]:
+                matrix[np.ix_(planes[axis], planes[axis])] = _by_edges(flat, edges[planes[axis]])
+        turn = whole
+    return across, linear @ turn / factor[:, None, None]
+
+
+def _by_edges(turn: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """A map of the patient's plane, as one of voxels with these edges."""
+    scaled: np.ndarray = turn * edges[None, :] / edges[:, None]
+    return scaled
+
+
+def _rotations_in_plane(n: int, degrees: float, rng: np.random.Generator) -> np.ndarray:
+    angle = np.deg2rad(rng.uniform(-degrees, degrees, n))
+    c, s = np.cos(angle), np.sin(angle)
+    return np.stack([c, -s, s, c], axis=1).reshape(n, 2, 2)
+
+
+def change_intensity(batch: Tensor, plan: AugmentPlan, rng: np.random.Generator) -> Tensor:
+    """The part of :func:`augment` that leaves everything in its place, in place and only where it was drawn.
+
+    Parameters
+    ----------
+    batch : (N, C, ...) float
+        Changed.
+    plan : AugmentPlan
+        Its blur, contrast, brightness, gamma, noise and erase.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    (N, C, ...) float
+        The batch.
+    """
+    n, d = len(batch), batch.ndim - 2
+    share = {name: _some(n, rng) for name in ("blur", "contrast", "brightness", "gamma", "noise")}
+    blur = share["blur"] * rng.uniform(0, plan.blur, n)
+    contrast = _factors(n, plan.contrast, rng) ** share["contrast"]
+    brightness = share["brightness"] * rng.uniform(-plan.brightness, plan.brightness, n)
+    gamma = _factors(n, plan.gamma, rng) ** share["gamma"]
+    noise = share["noise"] * rng.uniform(0, plan.noise, n)
+    erase = _tensor(_boxes(n, d, plan.erase, rng)) if plan.erase else None
+    generator = torch.Generator(batch.device).manual_seed(int(rng.integers(2**63))) if plan.noise else None
+    for k, one in enumerate(batch):
+        if blur[k] > 0:
+            one.copy_(_blur(one[None], _tensor(blur[k : k + 1]))[0])
+        if contrast[k] != 1 or brightness[k] != 0:
+            centre = float(one.mean()) if contrast[k] != 1 else 0.0
+            one.mul_(float(contrast[k])).add_(centre * (1 - float(contrast[k])) + float(brightness[k]))
+        if gamma[k] != 1:
+            low, high = (float(v) for v in torch.aminmax(one))
+            span = max(high - low, 1e-6)
+            one.sub_(low).div_(span).pow_(float(gamma[k])).mul_(span).add_(low)
+        if noise[k] > 0:
+            values = torch.randn(one.shape, generator=generator, dtype=one.dtype, device=one.device)
+            one.add_(values, alpha=float(noise[k]))
+    if erase is not None:
+        batch.copy_(torch.where(_inside(erase, batch), _column(batch.flatten(1).mean(1), batch), batch))
+    return batch
+
+
 def _resample(batch: Tensor, matrix: Tensor, shift: Tensor, mode: str) -> Tensor:
     half = torch.tensor(batch.shape[2:], dtype=torch.float32, device=batch.device) / 2
     linear = matrix.to(batch.device) * half / half[:, None]  # in units of half the size, array axes
@@ -211,7 +311,8 @@ def _inside(boxes: Tensor, batch: Tensor) -> Tensor:
     return mask  # (N, 1, ...)
 
 
-def _symmetries(n: int, sizes: tuple[int, ...], plan: AugmentPlan, rng: np.random.Generator) -> np.ndarray:
+def _symmetries(n: int, sizes: Sequence[object], plan: AugmentPlan, rng: np.random.Generator) -> np.ndarray:
+    """Axes swapped where what `sizes` says of them agrees, and mirrored."""
     d = len(sizes)
     eye = np.eye(d)
     linear = np.broadcast_to(eye, (n, d, d))
