@@ -17,6 +17,12 @@ CLASS_KINDS: tuple[Kind, ...] = ("binary", "multiclass", "multilabel", "ordinal"
 #: Kinds whose answer has a place: structures in a label map, objects in boxes.
 PLACE_KINDS: tuple[Kind, ...] = ("structures", "objects")
 KINDS: tuple[Kind, ...] = (*CLASS_KINDS, *PLACE_KINDS)
+#: The kinds of truth from which each task learns.
+TASK_KINDS: Mapping[str, tuple[Kind, ...]] = {
+    "classify": CLASS_KINDS,
+    "segment": ("structures",),
+    "detect": ("objects",),
+}
 
 
 @dataclass(frozen=True, eq=False)

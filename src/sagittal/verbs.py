@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sagittal.errors import ConfigError, nearest
+from sagittal.labels import TASK_KINDS
 from sagittal.options import EvaluateOptions, ReadOptions, TrainOptions, format_seconds, parse_budget
 from sagittal.progress import Quiet, Reporter
 from sagittal.run_folder import (
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from sagittal.prepare.plan import Plan
     from sagittal.train.run import Run
 
-TASKS = ("classify",)
 METHODS = ("gradcam", "integrated-gradients", "occlusion")
 
 
@@ -137,7 +137,7 @@ def plan(
     source: str | Path,
     *,
     target: str | None = None,
-    task: str = "classify",
+    task: str = "auto",
     budget: str | float = "10m",
     seed: int = 0,
     options: TrainOptions | None = None,
@@ -157,8 +157,7 @@ def plan(
 
     options = options or TrainOptions()
     started, seconds = time.monotonic(), parse_budget(budget)
-    _check_task(task)
-    dataset = _open_classes(source, target, options.read, options.reporter)
+    dataset, task = _open_for(task, source, target, options.read, options.reporter)
     return measure_and_plan(dataset, task, seconds, seed, options, started)[1]
 
 
@@ -166,7 +165,7 @@ def train(
     source: str | Path | None,
     *,
     target: str | None = None,
-    task: str = "classify",
+    task: str = "auto",
     budget: str | float = "10m",
     output: str | Path | None = None,
     seed: int = 0,
@@ -227,7 +226,7 @@ def train(
     try:
         with keep_log(folder) as logged:
             options = replace(options, reporter=logged(options.reporter))
-            dataset = _open_classes(source, target, options.read, options.reporter)
+            dataset, task = _open_for(task, source, target, options.read, options.reporter)
             return _train(dataset, task, parse_budget(budget), folder, seed, options, started)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"Go on with: sagittal train -o {folder} --resume") from stop
@@ -246,8 +245,8 @@ def _train(
     from sagittal.check.before_training import stop_on_leakage
     from sagittal.prepare.plan import Plan
     from sagittal.report.conclude import conclude
-    from sagittal.train.run import clear_work, train_model
-    from sagittal.train.start import measure, measure_and_plan
+    from sagittal.train.run import clear_work
+    from sagittal.train.start import measure, measure_and_plan, train_by
 
     allowed = stop_on_leakage(dataset, folder, allow=options.allow_leakage, reporter=options.reporter)
     goes_on = (folder / "plan.json").is_file()
@@ -258,7 +257,7 @@ def _train(
         with writable(folder):
             made.save(folder / "plan.json")
             fingerprint.save(folder / "fingerprint.json")
-    run = train_model(
+    run = train_by(
         dataset,
         made,
         folder,
@@ -328,7 +327,7 @@ def evaluate(
         claim_folder(folder, what="evidence", overwrite=overwrite)
     run = _run_of(package)
     target = options.target or (load_config(run).get("target") if run else None)
-    dataset = _open_classes(source, target, options.read, options.reporter)
+    dataset, _ = _open_for(loaded.plan.task, source, target, options.read, options.reporter)
     dataset, name = held_out(dataset, split, splits_file=run / "splits.json" if run else None)
     evidence = evaluate_model(
         loaded,
@@ -545,15 +544,22 @@ def _open(source: str | Path, target: str | None, read: ReadOptions, reporter: R
     return dataset
 
 
-def _open_classes(source: str | Path, target: str | None, read: ReadOptions, reporter: Reporter) -> Dataset:
-    from sagittal.check.before_training import demand_classes
+def _open_for(
+    task: str, source: str | Path, target: str | None, read: ReadOptions, reporter: Reporter
+) -> tuple[Dataset, str]:
+    """A data set whose truth fits a task, and that task; ``auto`` takes the one that the truth is for."""
+    from sagittal.check.before_training import demand_truth, task_of
 
-    return demand_classes(_open(source, target, read, reporter))
+    _check_task(task)
+    dataset = _open(source, target, read, reporter)
+    if task == "auto":
+        task = task_of(dataset)
+    return demand_truth(dataset, task), task
 
 
 def _check_task(task: str) -> None:
-    if task not in TASKS:
-        raise ConfigError(f"task: '{task}' is not a choice. {nearest(task, TASKS)}")
+    if task not in (names := ("auto", *TASK_KINDS)):
+        raise ConfigError(f"task: '{task}' is not a choice. {nearest(task, names)}")
 
 
 def _load(model: str | Path | Model, device: str) -> tuple[Path | None, Model]:

@@ -236,7 +236,7 @@ def test_flags_stand_above_environment_above_file_above_defaults(
     assert call["options"].batch == 4  # the file
     assert call["seed"] == 2  # the environment, above the file
     assert call["options"].preset == "balanced"  # the flag, above both
-    assert call["task"] == "classify"  # the default
+    assert call["task"] == "auto"  # the default
 
 
 def test_json_files_and_a_table_for_each_command_are_read(tmp_path: Path, trained: list[dict[str, Any]]) -> None:

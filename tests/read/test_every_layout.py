@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -378,8 +379,8 @@ def test_classification_needs_classes(forms, form, tmp_path):
     source, _ = forms[form]()
     advice = "one of: age" if form == "masks of a table" else "--labels TABLE --target COLUMN"
     for call in (
-        lambda: verbs.plan(source, options=TrainOptions()),
-        lambda: verbs.train(source, output=tmp_path / "run", budget="1m"),
+        lambda: verbs.plan(source, task="classify", options=TrainOptions()),
+        lambda: verbs.train(source, task="classify", output=tmp_path / "run", budget="1m"),
     ):
         with pytest.raises(
             DataError,
@@ -391,7 +392,7 @@ def test_classification_needs_classes(forms, form, tmp_path):
 def test_a_classifier_is_not_judged_by_structures(forms, monkeypatch):
     monkeypatch.setattr(verbs, "_load", lambda model, device: (None, model))
     with pytest.raises(DataError, match="truth is of kind 'structures' .*needs classes of the case as a whole"):
-        verbs.evaluate("model", forms["msd"]()[0])
+        verbs.evaluate(SimpleNamespace(plan=SimpleNamespace(task="classify")), forms["msd"]()[0])
 
 
 def test_facts_count_boxes_and_structures(forms):

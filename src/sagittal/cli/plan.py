@@ -45,7 +45,9 @@ def plan(
         ),
     ] = None,
     target: Target = None,
-    task: Annotated[str, flag("--task", metavar="TASK", help="classify.")] = "classify",
+    task: Annotated[
+        str, flag("--task", metavar="TASK", help="classify, segment, detect or auto: the one that the truth is for.")
+    ] = "auto",
     budget: Budget = "10m",
     output: Output = None,
     preset: Preset = "balanced",

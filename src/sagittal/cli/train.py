@@ -32,12 +32,14 @@ if TYPE_CHECKING:
 
 
 @command(
-    brief="Learn a classifier within a time budget.",
+    brief="Learn a model within a time budget.",
     reads=True,
     alias="fit",
     examples="""
     sagittal train medmnist:breastmnist --budget 10m
     sagittal train studies/ --labels labels.csv --target diagnosis --budget 2h -o runs/chest
+    sagittal train Task04_Hippocampus/ --task segment --budget 30m
+    sagittal train VOC2012/ --task detect --budget 30m
     sagittal train studies/ --target grade --kind ordinal --preset best network.width=48
     sagittal train -o runs/chest --resume
     sagittal train --config runs/chest/config.json -o runs/chest-again
@@ -52,7 +54,9 @@ def train(
         ),
     ] = None,
     target: Target = None,
-    task: Annotated[str, flag("--task", metavar="TASK", help="classify.")] = "classify",
+    task: Annotated[
+        str, flag("--task", metavar="TASK", help="classify, segment, detect or auto: the one that the truth is for.")
+    ] = "auto",
     budget: Budget = "10m",
     output: Output = None,
     name: Annotated[str | None, flag("--name", metavar="NAME", help="Of the run and its model.")] = None,
@@ -75,7 +79,7 @@ def train(
     *,
     read: ReadOptions,
 ) -> None:
-    """Learn a classifier from studies and labels within a time budget; the run folder holds all there is to know."""
+    """Learn to classify, segment or detect from studies and their truth within a time budget; the run folder holds all there is to know."""
     from sagittal import verbs
     from sagittal.cli.text import evidence_text
 

@@ -16,6 +16,7 @@ from sagittal.prepare.fingerprint import Fingerprint, measure_dataset
 from sagittal.prepare.plan import Plan
 from sagittal.prepare.planner import Wishes, make_plans
 from sagittal.train.budget import fit_to_budget
+from sagittal.train.run import Run, train_model
 
 _KEPT = ("name", "preset", "epochs", "batch", "folds", "pretrained", "tensorboard", "allow_leakage")
 
@@ -81,6 +82,11 @@ def measure_and_plan(
     ladder = [rung.override(changes) for rung in make_plans(fingerprint, budget_s=seconds, task=task, wishes=wishes)]
     made = fit_to_budget(ladder, fingerprint, device=options.device, spent_s=time.monotonic() - started)
     return fingerprint, made
+
+
+def train_by(dataset: Dataset, plan: Plan, folder: Path, **how: Any) -> Run:
+    """A model learnt as a plan says, whatever its question; see :func:`sagittal.train.run.train_model`."""
+    return train_model(dataset, plan, folder, **how)
 
 
 def _check_question(made: Plan, fingerprint: Fingerprint) -> None:
