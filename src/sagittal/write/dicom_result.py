@@ -1,0 +1,178 @@
+"""What every DICOM object made from a prediction has in common: who made it, in which study, and how it is saved."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset as Header
+
+from sagittal.errors import DataError, require
+from sagittal.model.archive import disk_errors
+from sagittal.prediction import Prediction
+from sagittal.write.sources import Source
+from sagittal.write.terminology import PRIVATE_SCHEME, Code, Term
+
+MANUFACTURER = "Sagittal"
+_CT, _CAPTURE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.7"
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Which model, in which version, made a result.
+
+    Parameters
+    ----------
+    name : str
+    version : str
+        Format and checksum of the package.
+    software : str
+        Version of Sagittal.
+    """
+
+    name: str
+    version: str
+    software: str
+
+
+def maker_of(prediction: Prediction) -> Maker:
+    """Name and version from the model's label, ``NAME (format 1, sha256 ...)``.
+
+    >>> from sagittal.labels import LabelScheme
+    >>> from sagittal.prediction import Prediction
+    >>> found = Prediction("7", LabelScheme("structures", ("liver",)), None, (), None, model="abdomen (format 1, sha256 5f)")
+    >>> maker_of(found).name, maker_of(found).version
+    ('abdomen', 'format 1, sha256 5f')
+    """
+    from sagittal import __version__
+
+    name, _, rest = prediction.model.partition(" (")
+    return Maker(name.strip()[:64] or "unnamed model", rest.rstrip(")").strip()[:64] or "not saved", __version__)
+
+
+def highdicom() -> Any:
+    """The package highdicom, which makes standard objects.
+
+    Raises
+    ------
+    MissingPackageError
+        If it is not installed.
+    """
+    return require("highdicom", feature="writing DICOM results", extra="dicom")
+
+
+def concept(code: Code) -> Any:
+    """A code as highdicom takes it."""
+    return highdicom().sr.CodedConcept(code.value, code.scheme, code.meaning)
+
+
+def algorithm(maker: Maker) -> Any:
+    """Algorithm Identification Sequence (PS3.3 10.16)."""
+    hd = highdicom()
+    family = hd.sr.CodedConcept("123110", "DCM", "Artificial Intelligence")
+    return hd.AlgorithmIdentificationSequence(maker.name, family, maker.version, source=MANUFACTURER)
+
+
+def declare_schemes(made: Header, terms: tuple[Term, ...]) -> None:
+    """Say what the private coding scheme is where a name of it is used (PS3.3 C.12.1.1.8)."""
+    if all(term.known for term in terms):
+        return
+    item = Header()
+    item.CodingSchemeDesignator = PRIVATE_SCHEME
+    item.CodingSchemeName = "Names that a Sagittal model gives its structures"
+    item.CodingSchemeResponsibleOrganization = MANUFACTURER
+    made.CodingSchemeIdentificationSequence = [item]
+
+
+def stand_ins(source: Source) -> list[Header]:
+    """A single-frame image of one pixel for each slice, from which highdicom takes all but the pixels.
+
+    They have the study, the positions and the UIDs of the source. Masks of the whole study then need not be held in memory
+    at once, slices of all kinds of instances are treated alike, and rounding in the headers does not matter.
+    """
+    made = []
+    for k, one in enumerate(source.slices):
+        header = copy.copy(source.header) if k == 0 else Header()
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+            setattr(header, keyword, source.header[keyword].value)
+        # Of a class that is known to have one frame; references are set right afterwards.
+        header.SOPClassUID = _CT if source.placed else _CAPTURE
+        header.SOPInstanceUID = one.sop_instance
+        header.Rows = header.Columns = 1
+        if "NumberOfFrames" in header:
+            del header.NumberOfFrames
+        for keyword in ("ImageOrientationSlide", "ImageCenterPointCoordinatesSequence", "ImagePositionPatient"):
+            if keyword in header:
+                delattr(header, keyword)
+        if source.placed:
+            header.FrameOfReferenceUID = source.header.FrameOfReferenceUID
+            header.ImagePositionPatient = [_decimal(v) for v in one.position or ()]
+            header.ImageOrientationPatient = [_decimal(v) for v in source.orientation or ()]
+            header.PixelSpacing = [_decimal(v) for v in source.pixel_spacing or ()]
+            header.SliceThickness = _decimal(_thickness(source))
+            if "SpacingBetweenSlices" in header:
+                del (
+                    header.SpacingBetweenSlices
+                )  # of some makers it is no distance; highdicom finds it from the positions
+        elif "FrameOfReferenceUID" in header:
+            del header.FrameOfReferenceUID
+        made.append(header)
+    return made
+
+
+def _thickness(source: Source) -> float:
+    stated = source.header.get("SliceThickness")
+    try:
+        thick = float(stated)
+    except (TypeError, ValueError):
+        thick = 0.0
+    return thick if thick > 0 else float(source.grid.spacing[2])  # type: ignore[index]
+
+
+def _decimal(value: float) -> str:
+    """A decimal string of at most 16 characters (PS3.5 6.2)."""
+    from pydicom.valuerep import format_number_as_ds
+
+    return str(format_number_as_ds(float(value)))
+
+
+@contextmanager
+def made_by_highdicom(case: str, what: str) -> Iterator[None]:
+    """Turn what highdicom says of a source that does not suit it into a :class:`DataError`, without its words.
+
+    They may hold values of the header.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+        if type(error).__module__.startswith("sagittal"):
+            raise
+        raise DataError(
+            f"case {case}: {what} cannot be made from the headers of its series ({type(error).__name__}); write another "
+            "format: --format nifti"
+        ) from error
+
+
+def save_dicom(made: Header, path: Path) -> None:
+    """Write a DICOM file, whole or not at all.
+
+    Raises
+    ------
+    ResourceError
+        If the disk is full or cannot be written to.
+    """
+    import pydicom
+
+    need = len(made.get("PixelData") or b"")
+    with disk_errors(path.name, need=need):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".part-{path.name}")
+        try:
+            pydicom.dcmwrite(part, made, enforce_file_format=True)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
