@@ -240,8 +240,8 @@ def test_damaged_evidence_is_refused(binary, oracle, dataset_of, tmp_path):
     (tmp_path / "evidence.json").write_text("{}")
     with pytest.raises(ReadError, match="holds no 'settings'"):
         Evidence.load(tmp_path)
-    (tmp_path / "evidence.json").write_text(whole.replace('"format": 1', '"format": 9', 1))
-    with pytest.raises(ConfigError, match="the evidence has format 9, this version reads up to 1"):
+    (tmp_path / "evidence.json").write_text(whole.replace('"format": 2', '"format": 9', 1))
+    with pytest.raises(ConfigError, match="the evidence has format 9, this version reads up to 2"):
         Evidence.load(tmp_path)
     (tmp_path / "evidence.json").write_text(whole.replace('"resamples"', '"resample"', 1))
     with pytest.raises(ConfigError, match=r"unknown setting 'resample'. Did you mean 'resamples'\?"):

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from sagittal import __version__
 from sagittal.case import Case
 from sagittal.dataset import SPLITS, Dataset
-from sagittal.errors import ConfigError, nearest
-from sagittal.evaluate.evidence import Evidence, Settings
-from sagittal.prediction import Prediction
+from sagittal.errors import ConfigError, SagittalError, nearest
+from sagittal.evaluate.evidence import Evidence, Predicts, settings_of
+from sagittal.prediction import Failure, Prediction
 from sagittal.prepare.split import Splits
-
-if TYPE_CHECKING:
-    from sagittal.model.package import Model
 
 
 def held_out(dataset: Dataset, split: str | None, *, splits_file: Path | None = None) -> tuple[Dataset, str]:
@@ -68,29 +62,25 @@ def with_splits(dataset: Dataset, splits: Splits) -> Dataset:
 
 
 def evidence_of(
-    answers: Sequence[tuple[Prediction, Case]], model: Model, *, data: str, split: str, seed: int = 0
+    answers: Iterable[tuple[Prediction, Case]], model: Predicts, *, data: str, split: str, seed: int = 0
 ) -> Evidence:
     """Evidence of predictions that were made elsewhere, such as those of cross-validation.
 
     Parameters
     ----------
-    answers : sequence of (Prediction, Case)
-    model : Model
+    answers : iterable of (Prediction, Case)
+        Gone through once; nothing of an answer is kept but its row.
+    model : Model or PlaceModel
     data, split : str
         What the cases are, for the report.
     seed : int
         Of the bootstrap.
     """
-    settings = Settings(
-        model=model.label,
-        data=data,
-        split=split,
-        task=model.plan.task,
-        scheme=model.plan.scheme,
-        operating_point=model.operating_point.name,
-        seed=seed,
-        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        version=__version__,
-    )
-    rows = [model.task.score(prediction, case) for prediction, case in answers]
-    return Evidence.from_rows(rows, model.task, settings)
+    settings = settings_of(model, data=data, split=split, seed=seed)
+    rows, failures = [], []
+    for prediction, case in answers:
+        try:
+            rows.append(model.task.score(prediction, case))
+        except SagittalError as error:
+            failures.append(Failure(case.id, str(error), type(error).__name__))
+    return Evidence.from_rows(rows, model.task, settings, failures=failures)

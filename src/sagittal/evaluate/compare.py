@@ -5,17 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
 
 from sagittal.errors import DataError
+from sagittal.evaluate.compare_places import paired_measures
 from sagittal.evaluate.evidence import Evidence
+from sagittal.labels import PLACE_KINDS
 from sagittal.metrics.intervals import Estimate, bootstrap
 from sagittal.metrics.ranking import delong_test
 from sagittal.tasks.measures import LOWER_IS_BETTER, Answers, Measured
+from sagittal.tasks.segment_measures import LOWER_IS_BETTER as LOWER_OF_MASKS
 from sagittal.types import Floats
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,8 @@ def compare_evidence(first: Evidence, second: Evidence) -> Comparison:
     """Differences of two models' measures on the cases that both have, with intervals.
 
     Both models are measured in the same resamples of patients, so that what is hard for both cancels (paired BCa
-    bootstrap); an AUC of one class has DeLong's paired test, clustered by patient. Seed, resamples and confidence are
+    bootstrap): of masks the mean Dice and what else is measured of overlap and surfaces, of boxes average precision and
+    FROC. An AUC of one class has DeLong's paired test, clustered by patient. Seed, resamples and confidence are
     those of the first evidence.
 
     Raises
@@ -125,6 +132,9 @@ def compare_evidence(first: Evidence, second: Evidence) -> Comparison:
     if not both:
         raise DataError("the two models share no case; evaluate both on the same data")
     a_rows, b_rows = (e.rows.set_index("case", drop=False).loc[both] for e in (first, second))
+    left_out = len(first.rows) - len(both), len(second.rows) - len(both)
+    if scheme.kind in PLACE_KINDS:
+        return _compare_places(first, second, (a_rows, b_rows), left_out)
     same = Answers.from_rows(scheme, a_rows), Answers.from_rows(scheme, b_rows)
     if same[0].truth.shape != same[1].truth.shape or not np.array_equal(same[0].truth, same[1].truth, equal_nan=True):
         raise DataError("the two evaluations disagree on the truth of a case; evaluate both on the same labels")
@@ -164,8 +174,48 @@ def compare_evidence(first: Evidence, second: Evidence) -> Comparison:
         differences=out,
         cases=len(a),
         patients=patients,
-        only_first=len(first.rows) - len(both),
-        only_second=len(second.rows) - len(both),
+        only_first=left_out[0],
+        only_second=left_out[1],
+        confidence=s.confidence,
+    )
+
+
+def _compare_places(
+    first: Evidence, second: Evidence, rows: tuple[pd.DataFrame, pd.DataFrame], left_out: tuple[int, int]
+) -> Comparison:
+    s, other = first.settings, second.settings
+    for name in ("dimensions", "tolerance_mm"):
+        if getattr(s, name) != getattr(other, name):
+            raise DataError(
+                f"the two evaluations were made with {name} {getattr(s, name)} and {getattr(other, name)}; evaluate both alike"
+            )
+    (one, two), patients = paired_measures(s, *rows)
+
+    def difference(weights: Floats) -> dict[str, Floats]:
+        a, b = one(weights), two(weights)
+        with np.errstate(invalid="ignore"):  # of two infinite distances nothing can be said
+            return {name: b[name] - a[name] for name in a if name in b}
+
+    boot = bootstrap(difference, patients, resamples=s.resamples, seed=s.seed, confidence=s.confidence)
+    everything = np.ones((1, len(patients)))
+    values = [{k: float(v[0]) for k, v in m(everything).items()} for m in (one, two)]
+    differences = {
+        name: Difference(
+            values[0][name],
+            values[1][name],
+            Estimate(value, low, high, len(patients)),
+            lower_is_better=name in LOWER_OF_MASKS,
+        )
+        for name, (value, low, high) in boot.estimates.items()
+    }
+    return Comparison(
+        first=s.model,
+        second=other.model,
+        differences=differences,
+        cases=len(patients),
+        patients=len(set(patients)),
+        only_first=left_out[0],
+        only_second=left_out[1],
         confidence=s.confidence,
     )
 

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sagittal.case import Case
 from sagittal.dataset import Dataset, Skipped
-from sagittal.errors import ConfigError, DataError, ReadError, ResourceError, nearest
+from sagittal.errors import ConfigError, DataError, ReadError, ResourceError, SagittalError, nearest
+from sagittal.evaluate.align import align, known_part
 from sagittal.evaluate.subgroups import Grouping, group_by, table_column
-from sagittal.labels import ClassScores, LabelScheme
+from sagittal.labels import PLACE_KINDS, LabelScheme
 from sagittal.metrics.intervals import Estimate
 from sagittal.prediction import Failure, Prediction
 from sagittal.progress import Quiet, Reporter
-from sagittal.tasks.task import Summary, Task
+from sagittal.tasks.task import Question, Summary
 
 if TYPE_CHECKING:
     import pandas as pd
 
-EVIDENCE_FORMAT = 1
+EVIDENCE_FORMAT = 2
 
 #: Prefix of the clinical columns in the rows, so that a column named "truth" cannot replace the truth.
 TABLE = "table_"
@@ -40,7 +41,7 @@ class Predicts(Protocol):
         ...
 
     @property
-    def task(self) -> Task:
+    def task(self) -> Question:
         """The question it answers."""
         ...
 
@@ -62,8 +63,14 @@ class Settings:
     data, split : str
         Name of the data set and of its part; ``all`` where the source has no splits.
     task : str
-        Name in ``tasks.registry.TASKS``.
+        Name in ``tasks.registry.TASKS`` or ``PLACE_TASKS``.
     scheme : LabelScheme, optional
+    dimensions : int
+        Of the studies, 2 or 3: objects of pictures and of volumes are found by different rules.
+    tolerance_mm : float
+        Of the surface Dice.
+    unlabelled : tuple of str
+        Classes of the model that these data do not know: nothing is measured of them.
     operating_point : str
         How probabilities became decisions.
     prevalence : float, optional
@@ -83,6 +90,9 @@ class Settings:
     split: str = "all"
     task: str = "classify"
     scheme: LabelScheme | None = None
+    dimensions: int = 2
+    tolerance_mm: float = 2.0
+    unlabelled: tuple[str, ...] = ()
     operating_point: str = "most-probable"
     prevalence: float | None = None
     resamples: int = 1000
@@ -109,7 +119,8 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**values, "scheme": self.scheme.to_json() if self.scheme else None, "by": list(self.by)}
+        lists = {"by": list(self.by), "unlabelled": list(self.unlabelled)}
+        return {**values, **lists, "scheme": self.scheme.to_json() if self.scheme else None}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Settings:
@@ -119,7 +130,8 @@ class Settings:
             if key not in known:
                 raise ConfigError(f"evidence.json: unknown setting '{key}'. {nearest(key, known)}")
         scheme = LabelScheme.from_json(values["scheme"]) if values.get("scheme") else None
-        return cls(**{**values, "scheme": scheme, "by": tuple(values.get("by", ()))})
+        lists = {name: tuple(values.get(name, ())) for name in ("by", "unlabelled")}
+        return cls(**{**values, **lists, "scheme": scheme})
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +142,7 @@ class Evidence:
     ----------
     rows : DataFrame
         As the task's ``score`` makes them; patients by a number of this evidence, never by their own.
-    task : Task
+    task : Question
     settings : Settings
     failures : tuple of Failure
         Cases that could not be predicted.
@@ -139,7 +151,7 @@ class Evidence:
     """
 
     rows: pd.DataFrame
-    task: Task
+    task: Question
     settings: Settings = field(default_factory=Settings)
     failures: tuple[Failure, ...] = ()
     skipped: tuple[Skipped, ...] = ()
@@ -148,7 +160,7 @@ class Evidence:
     def from_rows(
         cls,
         rows: pd.DataFrame | Sequence[Mapping[str, Any]],
-        task: Task,
+        task: Question,
         settings: Settings | None = None,
         *,
         failures: Sequence[Failure] = (),
@@ -266,13 +278,13 @@ class Evidence:
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path, task: Task | None = None) -> Evidence:
+    def load(cls, folder: str | Path, task: Question | None = None) -> Evidence:
         """Evidence that was saved; its summaries are computed again from the rows.
 
         Parameters
         ----------
         folder : path
-        task : Task, optional
+        task : Question, optional
             For a task that is not in the registry.
 
         Raises
@@ -309,15 +321,21 @@ class Evidence:
         return cls(rows, task or _task(settings), settings, failures, skipped)
 
 
-def _task(settings: Settings) -> Task:
-    from sagittal.prepare.plan import Plan
-    from sagittal.tasks.registry import make_task
+def _task(settings: Settings) -> Question:
+    from sagittal.prepare.plan import DecidePlan, InputPlan, Plan
+    from sagittal.tasks import registry
 
     if settings.scheme is None:
         raise ConfigError(
             "evidence.json names no label scheme; give the task that made it: Evidence.load(folder, task)"
         )
-    return make_task(Plan(settings.scheme, task=settings.task))
+    plan = Plan(
+        settings.scheme,
+        task=settings.task,
+        input=InputPlan(dimensions=settings.dimensions),
+        decide=DecidePlan(tolerance_mm=settings.tolerance_mm),
+    )
+    return registry.make_place_task(plan) if settings.scheme.kind in PLACE_KINDS else registry.make_task(plan)
 
 
 def _plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
@@ -371,36 +389,32 @@ def evaluate_model(
     ConfigError
         If a number is out of its range.
     """
-    from sagittal import __version__
-
     reporter = reporter or Quiet()
     scheme = getattr(model.task, "scheme", None)
+    unlabelled: tuple[str, ...] = ()
     if scheme is not None:
+        own = dataset.scheme.classes if dataset.scheme is not None else ()
         dataset = align(dataset, scheme)
+        unlabelled = tuple(name for name in scheme.classes if scheme.kind in PLACE_KINDS and name not in own)
     columns = sorted({*dataset.columns, *(name for case in dataset for name in case.table)})
     for name in by:
         if name not in columns:
             raise DataError(f"{dataset.name}: has no clinical column '{name}'. {nearest(name, columns)}")
-    if not any(case.scores is not None and case.scores.known for case in dataset):
-        raise DataError(f"{dataset.name}: no case has a truth to measure against. Name the label column with --target.")
+    if not any(case.truth is not None and case.truth.known for case in dataset):
+        raise DataError(f"{dataset.name}: no case has a truth to measure against. {_what_truth(scheme)}")
     splits = sorted({case.split or "all" for case in dataset})
-    point = getattr(model, "operating_point", None)
-    settings = Settings(
-        model=str(getattr(model, "label", model.name)),
+    settings = settings_of(
+        model,
         data=dataset.name,
         split=split or ("+".join(splits)),
-        task=_registered(model.task),
-        scheme=scheme,
-        operating_point=str(getattr(point, "name", point or "most-probable")),
+        unlabelled=unlabelled,
         prevalence=prevalence,
         resamples=resamples,
         seed=seed,
         confidence=confidence,
         by=tuple(dict.fromkeys(by)),
-        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        version=__version__,
     )
-    rows, failures = _predicted(model, dataset, reporter)
+    rows, failures = _predicted(model, dataset, unlabelled, reporter)
     cases = {case.id: case for case in dataset}
     for name in settings.by:
         for row, value in zip(rows, table_column([cases[row["case"]].table.get(name) for row in rows]), strict=True):
@@ -413,62 +427,70 @@ def evaluate_model(
     return Evidence.from_rows(rows, model.task, settings, failures=failures, skipped=dataset.skipped)
 
 
-def _registered(task: Task) -> str:
+def settings_of(model: Predicts, **others: Any) -> Settings:
+    """Settings with all that a model says of itself; the others as they are given."""
+    from sagittal import __version__
+
+    task, point = model.task, getattr(model, "operating_point", None)
+    plan = getattr(model, "plan", None)
+    scheme = getattr(task, "scheme", None)
+    named = getattr(point, "name", point)
+    if named is None and scheme is not None and scheme.kind in PLACE_KINDS and plan is not None:
+        named = plan.decide.operating_point
+    return Settings(
+        model=str(getattr(model, "label", model.name)),
+        task=_registered(task),
+        scheme=scheme,
+        dimensions=int(getattr(task, "dimensions", 2)),
+        tolerance_mm=float(getattr(task, "tolerance_mm", 2.0)),
+        operating_point=str(named or "most-probable"),
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=__version__,
+        **others,
+    )
+
+
+#: Names of tasks by the kind of their classes; those of classification share one.
+_TASK_OF = {"structures": "segment", "objects": "detect"}
+
+
+def _registered(task: Question) -> str:
     from sagittal.tasks.classify import Classify
 
-    return "classify" if isinstance(task, Classify) else type(task).__name__
+    if isinstance(task, Classify):
+        return "classify"
+    scheme = getattr(task, "scheme", None)
+    name = _TASK_OF.get(scheme.kind) if scheme is not None else None
+    return name or type(task).__name__
 
 
-def _predicted(model: Predicts, dataset: Dataset, reporter: Reporter) -> tuple[list[dict[str, Any]], list[Failure]]:
+def _what_truth(scheme: LabelScheme | None) -> str:
+    kind = scheme.kind if scheme is not None else ""
+    wanted = {"structures": "Give masks beside the images.", "objects": "Give boxes or masks beside the images."}
+    return wanted.get(kind, "Name the label column with --target.")
+
+
+def _predicted(
+    model: Predicts, dataset: Dataset, unlabelled: tuple[str, ...], reporter: Reporter
+) -> tuple[list[dict[str, Any]], list[Failure]]:
+    """Rows and failures in the order of the data set; an answer is dropped as soon as it is scored."""
     cases = {case.id: case for case in dataset}
     rows: dict[str, dict[str, Any]] = {}
     failures: dict[str, Failure] = {}
     for answer in model.predict_many(dataset.cases, reporter=reporter):
         if isinstance(answer, Failure):
             failures[answer.case] = answer
-        else:
-            rows[answer.case] = model.task.score(answer, cases[answer.case])
+            continue
+        try:
+            rows[answer.case] = model.task.score(known_part(answer, unlabelled), cases[answer.case])
+        except SagittalError as error:  # a truth that cannot be read or does not lie on its study
+            failures[answer.case] = Failure(answer.case, str(error), type(error).__name__)
     for name in cases:
         if name not in rows and name not in failures:
             failures[name] = Failure(name, "the model gave no answer", "DataError")
     if failures:
-        reporter.say(f"{len(failures)} of {len(cases)} cases could not be predicted; they are listed in the evidence")
+        reporter.say(f"{len(failures)} of {len(cases)} cases could not be measured; they are listed in the evidence")
     return [rows[name] for name in cases if name in rows], list(failures.values())
 
 
-def align(dataset: Dataset, scheme: LabelScheme) -> Dataset:
-    """The data set with truths in the order of a model's classes.
-
-    Raises
-    ------
-    DataError
-        If it has no truth, answers another kind of question, or has a class that the model does not know.
-    """
-    mine = dataset.scheme
-    if mine is None:
-        raise DataError(f"{dataset.name}: holds no truth to measure against. Name the label column with --target.")
-    if mine.exclusive != scheme.exclusive:
-        raise DataError(
-            f"{dataset.name}: '{mine.target}' is {mine.kind}, the model answers a {scheme.kind} question "
-            f"('{scheme.target}'). Choose another label column with --target."
-        )
-    if mine.classes == scheme.classes:
-        return dataset
-    for name in mine.classes:
-        if name not in scheme.classes:
-            raise DataError(
-                f"{dataset.name}: class '{name}' of '{mine.target}' is not one that the model knows. "
-                f"{nearest(name, scheme.classes)}"
-            )
-    where = [scheme.classes.index(name) for name in mine.classes]
-
-    def moved(case: Case) -> Case:
-        if case.scores is None:
-            return case
-        values = scheme.unknown().values.copy()
-        if scheme.exclusive and case.scores.known:
-            values[:] = 0  # another class holds
-        values[where] = case.scores.values
-        return replace(case, truth=ClassScores(values))
-
-    return replace(dataset, cases=tuple(moved(case) for case in dataset), scheme=scheme)
+__all__ = ["Evidence", "Predicts", "Settings", "align", "evaluate_model", "settings_of", "writing"]

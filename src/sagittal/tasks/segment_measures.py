@@ -13,7 +13,7 @@ of 0 wherever there is something to find. The baseline of the expected Dice is t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -190,10 +190,12 @@ def _lesions(columns: Mapping[str, Any], groups: Array, options: Mapping[str, An
     return {name: Estimate(*values, n) for name, values in boot.estimates.items()}
 
 
-def overall_measures(columns: Mapping[str, Mapping[str, Any]]) -> Any:
+def overall_measures(
+    columns: Mapping[str, Mapping[str, Any]], *, angles: bool = True
+) -> Callable[[Floats], dict[str, Floats]]:
     """What gives the measures over all structures for weights (R, n) of the cases, for a bootstrap.
 
-    Distances come as angles, ``arctan`` of their value, so that an infinite median stays in an interval.
+    Distances come as `angles`, ``arctan`` of their value, so that an infinite median stays in an interval.
     """
 
     def measures(weights: Floats) -> dict[str, Floats]:
@@ -209,7 +211,8 @@ def overall_measures(columns: Mapping[str, Mapping[str, Any]]) -> Any:
         for name in DISTANCES:
             each = [weighted_median(p[name], weights) for p in columns.values() if (~np.isnan(p[name])).any()]
             if each:
-                out[f"{name}_median"] = np.arctan(_mean_of(each))
+                middle = _mean_of(each)
+                out[f"{name}_median"] = np.arctan(middle) if angles else middle
         return out
 
     return measures

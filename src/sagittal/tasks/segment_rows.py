@@ -151,7 +151,7 @@ def measure(pred: Bools, truth: Bools, spacing: Floats, tolerance: float, *, vol
     >>> pred[2:6, 2:6, 2:6] = truth[2:6, 2:6, 2:8] = True
     >>> found = measure(pred, truth, np.array([1.0, 1.0, 2.5]), 1.0)
     >>> found["dice"], found["hd95"], found["volume_error_percent"]
-    (0.8, 5.0, -33.33333333333333)
+    (0.8, 5.0, -33.333333333333336)
     """
     counts = overlap(pred, truth)
     answered, true = counts.both + counts.only_pred, counts.both + counts.only_truth
