@@ -21,6 +21,7 @@ from sagittal.image import Image
 from sagittal.labels import LabelScheme
 from sagittal.prepare.arrays import check_finite, is_missing, number
 from sagittal.progress import Quiet, Reporter
+from sagittal.truth import Boxes, SegmentationSource
 
 #: Cases whose voxels are read; sizes and intensities of a data set are settled long before. Volumes hold more voxels.
 SAMPLE = 256
@@ -332,15 +333,29 @@ def _content(dataset: Dataset) -> str:
 
 
 def case_content(case: Case) -> str:
-    """A short text that changes when a file of the case does: names, sizes, times of change, members."""
+    """A short text that changes when a file of the case does, or its outlines and boxes: names, sizes, times, members."""
     parts = [case.id]
     for name, source in case.images.items():
-        for file in source.files:
-            try:
-                stat = file.stat()
-            except OSError:
-                parts.append(f"{name}:{file}:gone")
-            else:
-                parts.append(f"{name}:{file}:{stat.st_size}:{stat.st_mtime_ns}")
+        parts += _files_content(name, source.files)
         parts.append(source.member)
+    if isinstance(case.truth, SegmentationSource):
+        parts += _files_content("truth", case.truth.files)
+        parts.append(json.dumps([case.truth.way, dict(case.truth.options)], default=str))
+    elif isinstance(case.truth, Boxes):
+        boxes = case.truth
+        arrays = (boxes.corners, boxes.classes, np.asarray(boxes.crowd))
+        digest = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
+        parts.append(f"boxes:{boxes.frame}:{digest.hexdigest()[:16]}")
     return "|".join(parts)
+
+
+def _files_content(name: str, files: Sequence[Path]) -> list[str]:
+    parts = []
+    for file in files:
+        try:
+            stat = file.stat()
+        except OSError:
+            parts.append(f"{name}:{file}:gone")
+        else:
+            parts.append(f"{name}:{file}:{stat.st_size}:{stat.st_mtime_ns}")
+    return parts
