@@ -21,7 +21,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from sagittal.errors import GeometryError, MissingPackageError, ReadError
 from sagittal.formats import codecs, dicom_pixels
-from sagittal.formats.dicom import read_dicom, read_dicom_series
+from sagittal.formats.dicom import read_dicom, read_dicom_series, series_grid
 from sagittal.formats.nifti import RAS_TO_LPS
 from sagittal.formats.open_image import reader_of
 from sagittal.guard import limited
@@ -382,6 +382,7 @@ def test_real_series_lie_where_their_nifti_truth_says(bench_data):
     for truth in truths:
         folder = truth.parent / truth.name.removesuffix("_ground_truth.nii.gz")
         image = read_dicom_series(sorted(folder.iterdir()))
+        assert series_grid(sorted(folder.iterdir())).same_place(image.grid, 1e-9)
         nifti = nib.load(truth)
         expected = np.asarray(nifti.dataobj)
         if expected.dtype.names:

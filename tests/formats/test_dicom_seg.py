@@ -12,7 +12,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from sagittal.errors import GeometryError, ReadError
+from sagittal.errors import ConfigError, GeometryError, ReadError
 from sagittal.formats.dicom import read_dicom_series
 from sagittal.formats.dicom_seg import read_dicom_seg
 from sagittal.formats.nrrd import load_nrrd
@@ -212,6 +212,19 @@ def test_probabilities_count_from_one_half(tmp_path, images, write_seg):
         max_fractional_value=200,
     )
     np.testing.assert_array_equal(read_dicom_seg(path).mask("liver")[:, 0, 0], np.linspace(0, 1, COLUMNS) >= 0.5)
+    for share in (0.25, 0.625, 1.0):
+        found = read_dicom_seg(path, images, threshold=share)
+        np.testing.assert_array_equal(found.mask("liver")[:, 0, 0], np.linspace(0, 1, COLUMNS) >= share)
+    for share in (0.0, 1.01):
+        with pytest.raises(ConfigError, match=rf"threshold is {share}; expected a share above 0, up to 1"):
+            read_dicom_seg(path, threshold=share)
+
+
+def test_the_pixels_of_the_images_are_not_needed(tmp_path, images, write_seg, monkeypatch):
+    labels = label_volume()
+    path = write_seg(tmp_path / "seg.dcm", images, labels, "BINARY")
+    monkeypatch.setattr("sagittal.formats.dicom.stack_frames", lambda frames: pytest.fail("pixels were read"))
+    np.testing.assert_array_equal(read_dicom_seg(path, images).layers[0], labels.transpose(2, 1, 0))
 
 
 @pytest.mark.parametrize(

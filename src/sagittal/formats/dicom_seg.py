@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset as Header
 
-from sagittal.errors import GeometryError, ReadError
+from sagittal.errors import ConfigError, GeometryError, ReadError
 from sagittal.formats.dicom_file import open_dicom
 from sagittal.formats.dicom_references import check_references, items
 from sagittal.formats.packed_masks import pack, place_on, stack_slices
@@ -31,10 +31,11 @@ _ON_SLICE = 0.02
 _MAX_FRAMES = 200_000
 
 
-def read_dicom_seg(path: Path, series: Sequence[Path] = (), **reading: Any) -> Segmentation:
+def read_dicom_seg(path: Path, series: Sequence[Path] = (), *, threshold: float = 0.5, **reading: Any) -> Segmentation:
     """Read a DICOM segmentation, on its own lattice or placed on that of its images.
 
-    A fractional frame counts where its value is at least half of MaximumFractionalValue, be it probability or occupancy.
+    A fractional frame counts where its value is at least `threshold` of MaximumFractionalValue, be it probability or
+    occupancy.
     Frames that were left out because they are empty are background. The step between slices is SpacingBetweenSlices
     where the frames' positions fit it; without it, the step that the positions share, or SliceThickness where all
     distances are multiples of it. What else could be meant is refused.
@@ -44,8 +45,10 @@ def read_dicom_seg(path: Path, series: Sequence[Path] = (), **reading: Any) -> S
     path : Path
     series : sequence of Path
         The files of the image series that it refers to; the result then lies on their grid.
+    threshold : float
+        Above 0, up to 1: the share of MaximumFractionalValue from which on a voxel of a fractional frame counts.
     **reading
-        How the series is read, as for :func:`sagittal.formats.dicom.read_dicom_series`.
+        How the series is read, as for :func:`sagittal.formats.dicom.series_grid`.
 
     Returns
     -------
@@ -58,7 +61,11 @@ def read_dicom_seg(path: Path, series: Sequence[Path] = (), **reading: Any) -> S
         If the file is damaged, no segmentation, or refers to other or missing images.
     GeometryError
         If its frames span no lattice, or another one than that of the images.
+    ConfigError
+        If the threshold is not in its range.
     """
+    if not 0 < threshold <= 1:
+        raise ConfigError(f"threshold is {threshold}; expected a share above 0, up to 1")
     with as_read_error(_WHAT):
         header = open_dicom(Path(path))
         if str(header.get("Modality") or "") != "SEG" and "SegmentSequence" not in header:
@@ -66,13 +73,13 @@ def read_dicom_seg(path: Path, series: Sequence[Path] = (), **reading: Any) -> S
         step = None
         grid = None
         if series:
-            from sagittal.formats.dicom import read_dicom_series
+            from sagittal.formats.dicom import series_grid
 
             check_references(header, series, _WHAT)
-            grid = read_dicom_series(series, **reading).grid
+            grid = series_grid(series, **reading)
         if grid is not None and grid.affine is not None:
             step = _step_along(grid, header)
-        segmentation = _segmentation(header, step)
+        segmentation = _segmentation(header, step, threshold)
         return segmentation if grid is None else place_on(segmentation, grid)
 
 
@@ -89,7 +96,7 @@ class _Frames:
     grid: Grid
 
 
-def _segmentation(header: Header, step: float | None) -> Segmentation:
+def _segmentation(header: Header, step: float | None, threshold: float) -> Segmentation:
     names = _segments(header)
     frames = _frames(header, names, step)
     if frames.kind == "LABELMAP":
@@ -97,7 +104,7 @@ def _segmentation(header: Header, step: float | None) -> Segmentation:
         layer_of: Mapping[int, int] = {}
     else:
         masks: dict[int, dict[int, Array]] = {}
-        for number, k, bits in zip(frames.segments, frames.slices, _packed(header, frames), strict=True):
+        for number, k, bits in zip(frames.segments, frames.slices, _packed(header, frames, threshold), strict=True):
             slices = masks.setdefault(number, {})
             if k in slices:
                 raise ReadError(
@@ -390,15 +397,16 @@ def _plane(packed: bytes, size: int) -> Array:
     return np.frombuffer(bytes(out[:size]), np.uint8)
 
 
-def _packed(header: Header, frames: _Frames) -> Iterator[Array]:
+def _packed(header: Header, frames: _Frames, threshold: float) -> Iterator[Array]:
     most = int(header.get("MaximumFractionalValue") or 0)
     if frames.kind == "FRACTIONAL" and not 1 <= most <= 255:
         raise ReadError(f"{_WHAT}: MaximumFractionalValue is missing or absurd: damaged")
+    least = ceil(threshold * most - 1e-9)  # 0.1 x 250 is a little more than 25 in floating point
     for stored in _stored(header, frames):
         if frames.kind == "FRACTIONAL":
             if int(stored.max()) > most:
                 raise ReadError(f"{_WHAT}: holds values above MaximumFractionalValue {most}: damaged")
-            yield pack(stored.astype(np.uint16) * 2 >= most)
+            yield pack(stored >= least)
         else:
             yield stored if frames.bits == 1 else pack(stored != 0)
 

@@ -28,7 +28,9 @@ def object_kind(path: Path) -> str:
         return ""
 
 
-def read_outlines(files: Sequence[Path], *, objects: int = 1, reading: Mapping[str, Any] | None = None) -> Segmentation:
+def read_outlines(
+    files: Sequence[Path], *, objects: int = 1, reading: Mapping[str, Any] | None = None, threshold: float = 0.5
+) -> Segmentation:
     """The structures that one or several DICOM objects outline, on the grid of the image series.
 
     Parameters
@@ -39,6 +41,8 @@ def read_outlines(files: Sequence[Path], *, objects: int = 1, reading: Mapping[s
         How many of the files are objects.
     reading : mapping, optional
         How the series is read.
+    threshold : float
+        From which share on a voxel of a fractional segmentation counts.
 
     Raises
     ------
@@ -49,7 +53,7 @@ def read_outlines(files: Sequence[Path], *, objects: int = 1, reading: Mapping[s
     parts = [
         read_rtstruct(path, series, **options)
         if object_kind(path) == "RTSTRUCT"
-        else read_dicom_seg(path, series, **options)
+        else read_dicom_seg(path, series, threshold=threshold, **options)
         for path in files[:objects]
     ]
     if len(parts) == 1:

@@ -48,7 +48,7 @@ def read_rtstruct(path: Path, series: Sequence[Path], **reading: Any) -> Segment
     series : sequence of Path
         All files of the image series.
     **reading
-        How the series is read, as for :func:`sagittal.formats.dicom.read_dicom_series`.
+        How the series is read, as for :func:`sagittal.formats.dicom.series_grid`.
 
     Returns
     -------
@@ -75,10 +75,10 @@ def read_rtstruct(path: Path, series: Sequence[Path], **reading: Any) -> Segment
             raise ReadError(
                 f"{_WHAT}: contours have no voxels of their own; give the image series that it refers to as well"
             )
-        from sagittal.formats.dicom import read_dicom_series
+        from sagittal.formats.dicom import series_grid
 
         check_references(header, series, _WHAT, by_instance=True)
-        grid = read_dicom_series(series, **reading).grid
+        grid = series_grid(series, **reading)
         if grid.affine is None:
             raise GeometryError(f"{_WHAT}: the images that it refers to have no position in the patient")
         return _segmentation(header, grid)

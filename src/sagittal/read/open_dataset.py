@@ -189,7 +189,8 @@ def _open(request: Request, layout: str | None) -> Dataset:
         first = f"; the first, {dataset.skipped[0].case}: {dataset.skipped[0].reason}" if dataset.skipped else ""
         raise DataError(f"'{dataset.name}' holds no case that can be used; {len(dataset.skipped)} were left out{first}")
     if dataset.scheme is not None and dataset.scheme.kind == "objects" and not _has_boxes(dataset):
-        dataset = replace(dataset, notes=(*dataset.notes, "objects are the connected parts of the masks"))
+        told = "objects are the connected parts of the masks"
+        dataset = replace(dataset, notes=tuple(dict.fromkeys((*dataset.notes, told))))
     return _tilted(dataset) if request.tilt == "shear" else dataset
 
 
