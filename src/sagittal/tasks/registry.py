@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Protocol
 
 from sagittal.errors import ConfigError, nearest
 from sagittal.prepare.plan import Plan
 from sagittal.tasks.classify import Classify, class_weights
-from sagittal.tasks.task import Task
+from sagittal.tasks.segment import Segment
+from sagittal.tasks.task import PlaceTask, Task
 from sagittal.types import Array
 
 
@@ -25,18 +27,59 @@ def make_classify(plan: Plan, targets: Array | None = None) -> Classify:
     return Classify(plan.scheme, label_smoothing=plan.train.label_smoothing, class_weights=weights)
 
 
-#: By name; a new task is a new line here.
+class PlaceTaskFactory(Protocol):
+    """Makes a task whose answer has a place from a plan."""
+
+    def __call__(self, plan: Plan) -> PlaceTask:
+        """Make the task."""
+        ...
+
+
+def make_segment(plan: Plan) -> Segment:
+    """Segmentation with the outputs, the loss and the cleaning that the plan names."""
+    return Segment(
+        plan.scheme,
+        outputs=plan.outputs,
+        centreline=plan.train.loss == "dice-ce-cldice",
+        label_smoothing=plan.train.label_smoothing,
+        clean=plan.decide.clean,
+        tolerance_mm=plan.decide.tolerance_mm,
+    )
+
+
+#: By name, the tasks with one answer a case; a new task is a new line here or below.
 TASKS: dict[str, TaskFactory] = {"classify": make_classify}
+#: By name, the tasks whose answer has a place.
+PLACE_TASKS: dict[str, PlaceTaskFactory] = {"segment": make_segment}
 
 
 def make_task(plan: Plan, targets: Array | None = None) -> Task:
-    """The task that a plan names.
+    """The task with one answer a case that a plan names.
 
     Raises
     ------
     ConfigError
-        If there is no task of that name.
+        If there is no such task of that name.
     """
     if plan.task not in TASKS:
-        raise ConfigError(f"plan.json: unknown task '{plan.task}'. {nearest(plan.task, TASKS)}")
+        raise ConfigError(f"plan.json: {_unknown(plan.task, PLACE_TASKS)}")
     return TASKS[plan.task](plan, targets)
+
+
+def make_place_task(plan: Plan) -> PlaceTask:
+    """The task whose answer has a place that a plan names.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such task of that name.
+    """
+    if plan.task not in PLACE_TASKS:
+        raise ConfigError(f"plan.json: {_unknown(plan.task, TASKS)}")
+    return PLACE_TASKS[plan.task](plan)
+
+
+def _unknown(name: str, others: Container[str]) -> str:
+    if name in others:
+        return f"the task '{name}' is of another kind than its network and preparation"
+    return f"unknown task '{name}'. {nearest(name, [*TASKS, *PLACE_TASKS])}"
