@@ -177,7 +177,7 @@ class Predictor:
             try:
                 results.append(self._read(case))
             except Exception as error:  # one bad study never stops the rest
-                results.append(_failure(case.id, error))
+                results.append(to_failure(case.id, error))
         return results
 
     def _finish(
@@ -201,7 +201,7 @@ class Predictor:
             return self._decide(reads, logits, embeddings, (time.perf_counter() - start) / len(reads))
         except Exception as error:
             if len(reads) == 1:
-                return [_failure(reads[0].case.id, error)]
+                return [to_failure(reads[0].case.id, error)]
             return [answer for read in reads for answer in self._answer([read])]
 
     def _decide(
@@ -437,7 +437,7 @@ def _batched(cases: Iterable[Case], size: int) -> Iterator[tuple[Case, ...]]:
         yield group
 
 
-def _failure(case: str, error: Exception) -> Failure:
+def to_failure(case: str, error: Exception) -> Failure:
     """What went wrong, without words that may name a patient: only our own messages are passed on."""
     if isinstance(error, SagittalError):
         return Failure(case, str(error), type(error).__name__)
