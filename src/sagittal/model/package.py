@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -365,7 +365,7 @@ class Model:
         return cls(
             name=name,
             plan=plan,
-            members=tuple(network.to(device) for network in networks),
+            members=tuple(cast(Network, network.to(device)) for network in networks),
             calibration=Calibration.from_json(read("calibration.json")),
             points=points,
             conformal=conformal,

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sagittal import __version__
 from sagittal.errors import PackageError, nearest
 from sagittal.model import archive
 from sagittal.model.gate import Gate
-from sagittal.networks.heads import Head, Network, build_network
+from sagittal.networks.heads import Head, build_network
 from sagittal.networks.pretrained import TransformersEncoder
 from sagittal.prepare.arrays import table_width
 from sagittal.prepare.plan import NetworkPlan, Plan
@@ -127,7 +127,7 @@ def _self_contained(plan: NetworkPlan, files: Mapping[str, bytes], number: int) 
         yield replace(plan, pretrained=f"folder:{folder}")
 
 
-def member_files(members: Sequence[Network]) -> dict[str, bytes]:
+def member_files(members: Sequence[nn.Module]) -> dict[str, bytes]:
     """The weights of each network, and what an architecture from elsewhere is built from."""
     from safetensors.torch import save
 
@@ -140,7 +140,7 @@ def member_files(members: Sequence[Network]) -> dict[str, bytes]:
     return files
 
 
-def read_members(plan: Plan, files: Mapping[str, bytes], families: Sequence[int], head: Head) -> list[Network]:
+def read_members(plan: Plan, files: Mapping[str, bytes], families: Sequence[int], head: Head) -> list[nn.Module]:
     """The networks of a package, in eval mode, with the weights of its files.
 
     Raises
@@ -188,7 +188,7 @@ def read_gate(files: Mapping[str, bytes], networks: int) -> Gate | None:
     return gate
 
 
-def _member(plan: Plan, files: Mapping[str, bytes], number: int, head: Head) -> Network:
+def _member(plan: Plan, files: Mapping[str, bytes], number: int, head: Head) -> nn.Module:
     name = f"weights-{number}.safetensors"
     state = read_tensors(files[name], name)
     # Building draws weights that are replaced at once.

@@ -98,11 +98,11 @@ class PlacePredictor:
         ResourceError
             If memory does not hold the study's windows.
         """
-        return self._find(volume, members, probability=probability)[0]
+        return self.look(volume, members, probability=probability)[0]
 
     def embed(self, volume: PreparedVolume, member: int) -> Floats:
         """Features (F,) float32 of a prepared study by one member, the mean over its windows: what the gate judges."""
-        return self._find(volume, (member,), probability=False)[1][0]
+        return self.look(volume, (member,), probability=False)[1][0]
 
     def predict(self, case: Case, *, probability: bool = False) -> Prediction:
         """The prediction of one case.
@@ -187,7 +187,7 @@ class PlacePredictor:
     def _answer(self, read: _Read, batch: int | None = None, *, probability: bool) -> Prediction:
         start = time.perf_counter()
         try:
-            raw, embeddings = self._find(read.volume, None, batch, probability=probability)
+            raw, embeddings = self.look(read.volume, None, batch, probability=probability)
         except (ScopeError, ResourceError) as error:
             raise type(error)(f"case {read.case}: {error}") from error
         finding = self.task.conclude(raw, self.settled)
@@ -210,9 +210,15 @@ class PlacePredictor:
 
     # The networks
 
-    def _find(
-        self, volume: PreparedVolume, members: Sequence[int] | None, batch: int | None = None, *, probability: bool
+    def look(
+        self,
+        volume: PreparedVolume,
+        members: Sequence[int] | None = None,
+        batch: int | None = None,
+        *,
+        probability: bool = False,
     ) -> tuple[Finding, list[Floats]]:
+        """What :meth:`find` gives, and by member what it saw: features (F,), the mean over the study's windows."""
         asked = range(len(self.members)) if members is None else members
         for number, growth in enumerate(_SMALLER):
             layout = self._lay_out(volume.array.shape[1:], growth)

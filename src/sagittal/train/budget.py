@@ -13,6 +13,8 @@ from sagittal.errors import BudgetError
 from sagittal.model.device import pick_device
 from sagittal.prepare.fingerprint import Fingerprint
 from sagittal.prepare.plan import Plan
+from sagittal.prepare.volumes import resampled_size
+from sagittal.train.place_speed import measure_place_speed
 from sagittal.train.speed import Speed, measure_speed
 
 #: Part of the budget that timing may take.
@@ -65,7 +67,7 @@ def fit_to_budget(
     enough = math.inf
     for n, rung in enumerate(ladder):
         limit = 2.0 if budget is None else PROBE_PART * budget / len(ladder)
-        speed = measure_speed(rung, device=target, limit_s=limit)
+        speed = _speed(rung, fingerprint, target, limit)
         plan = _as_measured(rung, speed)
         train_cases = _train_cases(fingerprint, plan)
         epoch_s = _epoch_s(plan, speed, train_cases)
@@ -92,6 +94,14 @@ def fit_to_budget(
         f"the budget of {budget:.0f} s is too short: reading, a short training and the evaluation of {fingerprint.cases} "
         f"cases take about {math.ceil(enough * 1.1)} s here. Give at least --budget {math.ceil(enough * 1.1)}s."
     )
+
+
+def _speed(plan: Plan, fingerprint: Fingerprint, device: torch.device, limit_s: float) -> Speed:
+    if plan.prepare.whole:
+        return measure_speed(plan, device=device, limit_s=limit_s)
+    spacing = [axis.median for axis in fingerprint.spacing_mm]
+    study = resampled_size([round(axis.median) for axis in fingerprint.size], spacing, plan.prepare)
+    return measure_place_speed(plan, study, device=device, limit_s=limit_s)
 
 
 def _afford_companions(

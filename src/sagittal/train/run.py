@@ -7,10 +7,10 @@ import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from sagittal.errors import DataError
 from sagittal.grid import Grid
 from sagittal.model.device import pick_device
 from sagittal.model.ensemble import fit_shares, member_weights
+from sagittal.model.load import AnyModel
 from sagittal.model.package import Model
 from sagittal.model.parts import IntendedUse
 from sagittal.networks.heads import Network
@@ -42,6 +43,14 @@ _log = logging.getLogger(__name__)
 REFERENCES = 400
 
 
+class Judged(Protocol):
+    """Answers beside their cases, which can be gone through several times; masks are made anew each time."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[Prediction, Case]]: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """A finished training.
@@ -54,7 +63,7 @@ class Run:
     model : Model
         As it lies in ``folder/model``.
     splits : Splits
-    validation : tuple of (Prediction, Case)
+    validation : (Prediction, Case), many
         What the networks said of cases that they did not learn from, calibrated; the basis of the run's evidence.
     skipped : tuple of Skipped
     train_s : float
@@ -63,9 +72,9 @@ class Run:
 
     folder: Path
     plan: Plan
-    model: Model
+    model: AnyModel
     splits: Splits
-    validation: tuple[tuple[Prediction, Case], ...]
+    validation: Judged
     skipped: tuple[Skipped, ...]
     train_s: float
 

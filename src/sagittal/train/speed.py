@@ -111,5 +111,9 @@ def _time_form(
             times.append(time.perf_counter() - start)
     # The first step pays for set-up; the median of the rest is what a run sees.
     step = float(np.median(times[1:])) if len(times) > 1 else times[0]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
-    return Speed(step, forward, precision, channels_last, peak, compiled)
+    return Speed(step, forward, precision, channels_last, peak_memory_mb(), compiled)
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process has had so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,270 @@
+"""PlaceModel: a trained model whose answer has a place, with everything that its use needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from sagittal import __version__
+from sagittal.case import Case
+from sagittal.errors import PackageError, SagittalError
+from sagittal.model import archive
+from sagittal.model.device import pick_device
+from sagittal.model.gate import Gate
+from sagittal.model.parts import IntendedUse, gate_files, member_files, read_gate, read_members
+from sagittal.model.place_predictor import PlacePredictor
+from sagittal.networks.unet import DenseNetwork
+from sagittal.prediction import Failure, Prediction
+from sagittal.prepare.plan import Plan
+from sagittal.progress import Reporter
+from sagittal.tasks.registry import make_place_task
+from sagittal.tasks.task import PlaceTask
+
+SETTLED = "settled.json"
+
+
+@dataclass(frozen=True, eq=False)
+class PlaceModel:
+    """A trained model that finds structures or objects: its networks, and how their answers are used.
+
+    Parameters
+    ----------
+    name : str
+    plan : Plan
+    members : tuple of DenseNetwork
+        In eval mode on `device`; their answers are averaged.
+    settled : mapping
+        What validation cases said of how findings are cleaned and scored; plain values.
+    weights : tuple of float, one a member
+        Of the average, sum 1; empty for equal ones.
+    gate : Gate, optional
+    intended_use : IntendedUse
+    data : mapping
+        Summary of the training data. Never a patient's id.
+    card : str
+        Markdown; a short one is made on saving where it is empty.
+    created : str
+        UTC, ISO 8601.
+    versions : mapping of str to str
+    checksum : str
+        SHA-256 of the saved model; empty before.
+    device : torch.device
+    """
+
+    name: str
+    plan: Plan
+    members: tuple[DenseNetwork, ...]
+    settled: Mapping[str, Any] = field(default_factory=dict)
+    weights: tuple[float, ...] = ()
+    gate: Gate | None = None
+    intended_use: IntendedUse = field(default_factory=IntendedUse)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    card: str = ""
+    created: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    checksum: str = ""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        count = len(self.members)
+        if not count:
+            raise PackageError("a model needs at least one network")
+        if not self.weights:
+            object.__setattr__(self, "weights", (1 / count,) * count)
+        if len(self.weights) != count or abs(sum(self.weights) - 1) > 1e-6 or min(self.weights) < 0:
+            raise PackageError(f"{count} networks need as many weights, not negative, with the sum 1: {self.weights}")
+
+    @property
+    def label(self) -> str:
+        """Name, format and checksum, as predictions carry them."""
+        seal = f", sha256 {self.checksum[:16]}" if self.checksum else ", not saved"
+        return f"{self.name} (format {archive.FORMAT}{seal})"
+
+    @cached_property
+    def task(self) -> PlaceTask:
+        """The clinical question."""
+        return make_place_task(self.plan)
+
+    @cached_property
+    def predictor(self) -> PlacePredictor:
+        """What turns cases into predictions."""
+        return PlacePredictor(
+            plan=self.plan,
+            task=self.task,
+            members=self.members,
+            weights=self.weights,
+            settled=self.settled,
+            gate=self.gate,
+            label=self.label,
+            device=self.device,
+        )
+
+    def predict(self, case: Case, *, probability: bool = False) -> Prediction:
+        """The prediction of one case; see :meth:`sagittal.model.place_predictor.PlacePredictor.predict`."""
+        return self.predictor.predict(case, probability=probability)
+
+    def predict_many(
+        self,
+        cases: Iterable[Case],
+        *,
+        batch: int | None = None,
+        workers: int | None = None,
+        probability: bool = False,
+        reporter: Reporter | None = None,
+    ) -> Iterator[Prediction | Failure]:
+        """Predictions in the order of the cases, in bounded memory; a bad case gives a Failure and the rest go on."""
+        return self.predictor.predict_many(
+            cases, batch=batch, workers=workers, probability=probability, reporter=reporter
+        )
+
+    def to(self, device: str) -> PlaceModel:
+        """The model on a device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for the best there is."""
+        place = pick_device(device)
+        if place == self.device:
+            return self
+        return replace(self, members=tuple(m.to(place) for m in self.members), device=place)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> PlaceModel:
+        """Write the model, whole or not at all; the result knows its checksum.
+
+        Parameters
+        ----------
+        path : str or Path
+            ``NAME.sagittal`` becomes a single file, any other name a folder.
+        overwrite : bool
+            Whether a model that stands there may be replaced.
+
+        Raises
+        ------
+        PackageError
+            If something stands there already.
+        ResourceError
+            If the disk is full or cannot be written to.
+        """
+        files = {
+            "plan.json": archive.json_bytes(self.plan.to_json()),
+            SETTLED: archive.json_bytes(dict(self.settled)),
+            "data.json": archive.json_bytes(dict(self.data)),
+            "README.md": (self.card or short_card(self)).encode("utf-8"),
+            **member_files(self.members),
+            **gate_files(self.gate),
+        }
+        index = {
+            "name": self.name,
+            "sagittal": self.versions.get("sagittal", __version__),
+            "created": self.created,
+            "task": self.plan.task,
+            "members": [{"family": 0, "weight": weight} for weight in self.weights],
+            "versions": dict(self.versions),
+            "intended_use": asdict(self.intended_use),
+        }
+        sealed, checksum = archive.with_index(files, index)
+        archive.write_files(Path(path), sealed, overwrite=overwrite)
+        return replace(self, checksum=checksum)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> PlaceModel:
+        """Read a model; nothing is parsed before its checksum was verified, and nothing is ever executed.
+
+        Raises
+        ------
+        PackageError
+            If the model is missing, damaged, unsafe or of a newer format.
+        ResourceError
+            If the device is missing.
+        """
+        files, checksum = archive.read_files(Path(path))
+        return cls.from_files(files, checksum, device=device, where=Path(path).name)
+
+    @classmethod
+    def from_files(
+        cls, files: Mapping[str, bytes], checksum: str, *, device: str = "cpu", where: str = "model"
+    ) -> PlaceModel:
+        """A model from the verified bytes of its files.
+
+        Raises
+        ------
+        PackageError
+            As :meth:`load` says.
+        """
+        place = pick_device(device)
+        try:
+            return cls._from_files(files, checksum, place)
+        except PackageError as error:
+            raise PackageError(f"{where}: {error}") from error
+        except SagittalError as error:
+            raise PackageError(f"{where}: the model cannot be built: {error}") from error
+
+    @classmethod
+    def _from_files(cls, files: Mapping[str, bytes], checksum: str, device: torch.device) -> PlaceModel:
+        def read(name: str) -> dict[str, Any]:
+            if name not in files:
+                raise PackageError(f"the file {name!r} is missing")
+            return archive.parse_json(files[name], name)
+
+        index, plan = read(archive.INDEX), Plan.from_json(read("plan.json"))
+        try:
+            weights = tuple(float(m["weight"]) for m in index["members"])
+            use = IntendedUse.from_json(index["intended_use"])
+            versions = {str(k): str(v) for k, v in index["versions"].items()}
+            name = str(index["name"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, PackageError):
+                raise
+            raise PackageError(f"{archive.INDEX} misses an entry: {error}") from error
+        task = make_place_task(plan)
+        networks = read_members(plan, files, (0,) * len(weights), task.head)
+        settled = read(SETTLED)
+        return cls(
+            name=name,
+            plan=plan,
+            members=tuple(cast(DenseNetwork, network.to(device)) for network in networks),
+            settled=settled,
+            weights=weights,
+            gate=read_gate(files, len(weights)),
+            intended_use=use,
+            data=read("data.json"),
+            card=files.get("README.md", b"").decode("utf-8", errors="replace"),
+            created=str(index.get("created", "")),
+            versions=versions,
+            checksum=checksum,
+            device=device,
+        )
+
+
+def short_card(model: PlaceModel) -> str:
+    """The model's card in Markdown, from what the package itself knows."""
+    use, plan = model.intended_use, model.plan
+    rows = [f"| {key.replace('_', ' ')} | {_shown(value)} |" for key, value in asdict(use).items()]
+    kind = "segmentation" if plan.scheme.kind == "structures" else "detection"
+    lines = [
+        f"# {model.name}",
+        "",
+        f"A {kind} model made with Sagittal. It is not a medical device.",
+        "",
+        "| intended use | |",
+        "|---|---|",
+        *rows,
+        "",
+        f"- networks: {len(model.members)} of {plan.network.name}, windows of {' x '.join(map(str, plan.prepare.size))}",
+        f"- seed: {plan.seed}",
+        f"- made {model.created} with " + ", ".join(f"{k} {v}" for k, v in model.versions.items()),
+        "",
+        "```json",
+        json.dumps(dict(model.data), indent=1, ensure_ascii=False),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(f"{low:g} to {high:g}" for low, high in value) or "not stated"
+    return str(value).replace("|", "/").replace("\n", " ")
