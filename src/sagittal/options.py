@@ -26,20 +26,25 @@ class ReadOptions:
     Parameters
     ----------
     layout : str, optional
-        ``folders``, ``table``, ``files``, ``medmnist``, ``dicom_tree``, ``msd``, ``nnunet``, ``coco``, ``voc``,
-        ``pairs`` or ``manifest``.
+        ``folders``, ``table``, ``files``, ``medmnist``, ``dicom_tree``, ``dicom_truth``, ``msd``, ``nnunet``, ``coco``,
+        ``voc``, ``pairs``, ``case_folders`` or ``manifest``.
     labels : path, optional
         Table with the labels of the images in the source, or the annotations of COCO.
     id_column, path_column, patient_column, split_column, mask_column : str, optional
-        Columns of that table; several columns of images or masks with commas between them.
+        Columns of that table; several columns of images or masks with commas between them. Without a table,
+        `mask_column` names the endings of the files that are masks.
     sheet : str, optional
         Sheet of an Excel table; the first where not given.
     images : str, optional
-        Series of a DICOM study that make one case, by patterns of the SeriesDescription: ``"T1=*T1*,FLAIR=*FLAIR*"``.
+        Series of a DICOM study that make one case, by patterns of the SeriesDescription: ``"T1=*T1*,FLAIR=*FLAIR*"``; or
+        files of a folder a case, by their endings: ``"T1=t1n,FLAIR=t2f"``.
     tilt : str, optional
         ``shear`` gives DICOM series of a tilted gantry the sheared affine that is exact; ``refuse`` where left out.
     kind : str, optional
         ``binary``, ``multiclass``, ``multilabel``, ``ordinal``, ``structures`` or ``objects``.
+    unlisted : str, optional
+        What becomes of images that no row of a table of boxes names: ``skip`` where left out, or ``empty`` if they were
+        looked at and hold no object.
     search : tuple of str
         Folders in which sets of MedMNIST are looked for first.
     """
@@ -55,6 +60,7 @@ class ReadOptions:
     images: str | None = None
     tilt: str | None = None
     kind: str | None = None
+    unlisted: str | None = None
     search: tuple[str, ...] = ()
 
     def keywords(self) -> dict[str, Any]:

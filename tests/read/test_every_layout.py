@@ -124,6 +124,34 @@ def forms(tmp_path, write_png, write_nifti, write_text, write_series) -> dict[st
             write_png(f"p/masks/{n}.png", np.eye(9, 12, k=n, dtype=np.uint8) * (n + 1))
         return tmp_path / "p", {"target": "a=1,b=2+3"}
 
+    def case_folders():
+        for n in range(2):
+            for role in ("t1", "flair"):
+                write_nifti(f"b/P{n}/P{n}_{role}.nii.gz", VOLUME)
+            write_nifti(f"b/P{n}/P{n}_seg.nii.gz", (VOLUME % 4).astype(np.uint8))
+        return tmp_path / "b", {"target": "whole=1+2,core=1,ignore=3"}
+
+    def parts():
+        pictures("q", 2)
+        for n, name in enumerate(("liver", "spleen")):
+            write_png(f"q/0_{name}.png", np.eye(9, 12, k=n, dtype=np.uint8) * 255)
+        write_png("q/1_liver.png", np.eye(9, 12, dtype=np.uint8))
+        write_png("q/1_spleen.png", np.zeros((9, 12), np.uint8))
+        return tmp_path / "q", {"kind": "objects"}
+
+    def crops():
+        pictures("t", 2)
+        write_png("t/c.png", np.eye(3, 4, dtype=np.uint8) * 255)
+        table = write_text("t/t.csv", "image,mask,x,y,kind\n0.png,c.png,2,1,a\n0.png,c.png,7,5,b\n1.png,c.png,0,0,a\n")
+        return table, {"mask_column": "mask", "target": "kind"}
+
+    def objects_of_a_tree():
+        tree()
+        sphere = "coordX,coordY,coordZ,radius_mm,label"
+        rows = "1.0.9,0,0,1,2,a\n1.0.9,1,1,1,2,b\n1.1.9,1,0,1,2,a\n"
+        labels = write_text("d.csv", f"SeriesInstanceUID,{sphere}\n{rows}")
+        return tmp_path / "d", {"labels": labels, "unlisted": "empty"}
+
     def zipped():
         folder, _ = msd("z")
         with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
@@ -158,6 +186,10 @@ def forms(tmp_path, write_png, write_nifti, write_text, write_series) -> dict[st
         "coco as masks": lambda: coco(kind="structures"),
         "voc": voc,
         "pairs": pairs,
+        "case_folders": case_folders,
+        "a file a structure": parts,
+        "crops of a table": crops,
+        "objects of a tree": objects_of_a_tree,
         "zip": zipped,
         "files": files,
         "manifest": manifest,
@@ -166,8 +198,8 @@ def forms(tmp_path, write_png, write_nifti, write_text, write_series) -> dict[st
 
 FORMS = (
     "folders", "table", "several labels", "grades", "several images", "masks of a table", "masks of each structure",
-    "boxes of a table", "spheres", "dicom_tree", "medmnist", "msd", "nnunet", "coco", "coco as masks", "voc", "pairs", "zip",
-    "files", "manifest",
+    "boxes of a table", "spheres", "dicom_tree", "medmnist", "msd", "nnunet", "coco", "coco as masks", "voc", "pairs",
+    "case_folders", "a file a structure", "crops of a table", "objects of a tree", "zip", "files", "manifest",
 )  # fmt: skip
 
 
@@ -297,6 +329,20 @@ def test_unknown_is_not_negative(forms, form):
         assert any(not len(case.truth) for case in dataset), "an image in which nothing was found"
         reasons = {one.reason for one in dataset.skipped}
         assert form == "voc" or any("an image" in reason for reason in reasons), "images of which nothing is said"
+
+
+def test_structures_and_objects_of_a_manifest_may_be_chosen(forms, tmp_path):
+    source, options = forms["coco"]()
+    write_manifest(open_dataset(source, **options), tmp_path / "boxes")
+    dataset = open_dataset(tmp_path / "boxes", target="b")
+    assert dataset.scheme.classes == ("b",)
+    assert [(c.truth.classes.tolist(), np.asarray(c.truth.crowd).tolist()) for c in dataset][1] == ([0], [True])
+    write_manifest(open_dataset(forms["msd"]()[0]), tmp_path / "masks")
+    assert open_dataset(tmp_path / "masks", target="b").scheme.classes == ("b",)
+    objects = open_dataset(tmp_path / "masks", kind="objects")
+    assert (objects.scheme.kind, type(objects.cases[0].truth)) == ("objects", SegmentationSource)
+    with pytest.raises(DataError, match="the manifest has no column 'bb'. Did you mean 'b'|Known: labels, a, b"):
+        open_dataset(tmp_path / "masks", target="bb")
 
 
 def test_a_manifest_of_format_1_is_still_read(forms, tmp_path):

@@ -131,6 +131,29 @@ def test_structures_may_be_chosen(decathlon):
         open_dataset(decathlon(), kind="structure")
 
 
+def test_regions_are_made_of_labels(decathlon):
+    folder = decathlon(regions={"hippocampus": ["Anterior", 2], "head": [1]})
+    dataset = open_dataset(folder)
+    assert dataset.scheme.classes == ("hippocampus", "head"), "regions are the question where there are some"
+    assert dataset.scheme.meaning["hippocampus"] == "label 1 + 2"
+    found = dataset.cases[0].truth.load()
+    np.testing.assert_array_equal(found.mask("hippocampus"), VOLUME % 3 > 0)
+    np.testing.assert_array_equal(found.mask("head"), VOLUME % 3 == 1)
+    both = open_dataset(folder, target="hippocampus,Posterior")
+    assert both.scheme.classes == ("Posterior", "hippocampus")
+    np.testing.assert_array_equal(both.cases[0].truth.load().mask("Posterior"), VOLUME % 3 == 2)
+    objects = open_dataset(folder, kind="objects", target="head")
+    assert (objects.scheme.kind, objects.scheme.classes) == ("objects", ("head",))
+    for regions, message in (
+        ([1], "'regions' is no object"),
+        ({"whole": [1, 7]}, r"the region 'whole' must have a name of its own and be made of labels: Anterior \(1\)"),
+        ({"Anterior": [1]}, "must have a name of its own"),
+        ({"whole": ["anterior"]}, "be made of labels"),
+    ):
+        with pytest.raises(DataError, match=message):
+            open_dataset(decathlon(regions=regions))
+
+
 def test_structures_of_both_sides_forbid_mirroring(decathlon):
     assert open_dataset(decathlon(labels={"0": "background", "1": "left kidney", "2": "right kidney"})).scheme.lateral
 

@@ -62,12 +62,21 @@ READING = tuple(
         "patient_column": flag(
             "--patient-column", metavar="COLUMN", help="Column that says which cases are one patient's."
         ),
-        "mask_column": flag("--mask-column", metavar="COLUMN", help="Column with the path of the image's mask."),
+        "mask_column": flag(
+            "--mask-column",
+            metavar="COLUMN",
+            help="Column with the path of the image's mask, or the ending of mask files.",
+        ),
+        "unlisted": flag(
+            "--unlisted",
+            metavar="skip|empty",
+            help="Images without a row in a table of boxes: left out, or without object.",
+        ),
         "sheet": flag("--sheet", metavar="NAME", help="Sheet of an Excel table; the first by itself."),
         "images": flag(
             "--images",
             metavar="NAME=PATTERN",
-            help="Series of a DICOM study that make one case: 'T1=*T1*,FLAIR=*FLAIR*'.",
+            help="Series of a DICOM study, or files of a folder, that make one case: 'T1=*T1*,FLAIR=*FLAIR*'.",
         ),
         "tilt": flag("--tilt", metavar="refuse|shear", help="DICOM of a tilted gantry: refused, or sheared affines."),
         "split_column": flag("--split-column", metavar="COLUMN", help="Column with train, val or test."),

@@ -7,7 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sagittal.case import Case, ImageSource
 from sagittal.dataset import Dataset, Skipped
@@ -19,13 +18,11 @@ from sagittal.read.files import SPLIT_NAMES, walk
 from sagittal.read.mask_scheme import MaskScheme, files_of_structures, named_values, place_kind
 from sagittal.read.msd import modality_of
 from sagittal.read.pair_files import SECOND, is_mask_folder, is_mask_word, structure_of
+from sagittal.read.request import Request
 from sagittal.read.sources import file_source
 from sagittal.read.study_images import parse_images
 from sagittal.read.truths import is_lateral
 from sagittal.truth import SegmentationSource
-
-if TYPE_CHECKING:
-    from sagittal.read.open_dataset import Request
 
 _MARKS = "_-. "
 #: Folders that are looked at to tell whether they are cases.

@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,13 +19,11 @@ from sagittal.guard.json_file import read_json
 from sagittal.labels import Kind, LabelScheme
 from sagittal.read.files import SPLIT_NAMES, walk
 from sagittal.read.image_index import ImageIndex
+from sagittal.read.request import Request
 from sagittal.read.sources import file_source, make_mask_source
 from sagittal.read.studies import unique
 from sagittal.read.truths import scheme_of_places
 from sagittal.truth import Boxes, SegmentationSource
-
-if TYPE_CHECKING:
-    from sagittal.read.open_dataset import Request
 
 _MARKS = (b'"images"', b'"annotations"', b'"categories"')
 _FIELDS = ("images", "annotations", "categories")

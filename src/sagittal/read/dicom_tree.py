@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sagittal.case import Case
 from sagittal.dataset import Dataset, Skipped
 from sagittal.errors import DataError
 from sagittal.read import columns
 from sagittal.read.files import Group, image_files, sort_files
+from sagittal.read.request import Request
 from sagittal.read.sources import patient_key
 from sagittal.read.studies import group_name, image_source
 from sagittal.read.study_images import join_series, parse_images
-from sagittal.read.table import find_roles, make_row_case, names_images, open_table
+from sagittal.read.table import names_images, open_table
 from sagittal.read.table_boxes import BoxColumns, boxes_of_rows, find_box_columns, guess_class, unlisted_note
 from sagittal.read.table_file import Rows, read_table
-
-if TYPE_CHECKING:
-    from sagittal.read.open_dataset import Request
+from sagittal.read.table_roles import find_roles, make_row_case
 
 #: Key of the table -> the field of the index, finest first.
 KEYS = {

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sagittal.case import Case
 from sagittal.dataset import Dataset, Skipped
@@ -18,12 +18,10 @@ from sagittal.formats.outlines import object_kind
 from sagittal.formats.rtstruct import roi_names
 from sagittal.read.dicom_group import Group
 from sagittal.read.files import image_files, sort_files
+from sagittal.read.request import Request
 from sagittal.read.sources import make_mask_source, short_hash
 from sagittal.read.studies import make_case, unique
 from sagittal.read.truths import scheme_of_places
-
-if TYPE_CHECKING:
-    from sagittal.read.open_dataset import Request
 
 #: Modality of an object that outlines -> how its structures are named and its masks are read.
 _NAMES = {"SEG": segment_names, "RTSTRUCT": roi_names}

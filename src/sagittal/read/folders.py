@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sagittal.case import Case
 from sagittal.dataset import Dataset, Skipped
@@ -12,13 +11,11 @@ from sagittal.errors import DataError
 from sagittal.read.dicom_group import Group
 from sagittal.read.files import SPLIT_NAMES, group, image_files, sort_files
 from sagittal.read.pair_files import mask_files
+from sagittal.read.request import Request
 from sagittal.read.sources import patient_key
 from sagittal.read.studies import group_name, image_source, make_case, unique
 from sagittal.read.study_images import join_series, parse_images
 from sagittal.read.truths import scheme_of
-
-if TYPE_CHECKING:
-    from sagittal.read.open_dataset import Request
 
 
 def open_folders(request: Request) -> Dataset:
@@ -61,7 +58,8 @@ def open_files(request: Request) -> Dataset:
     root = Path(request.source)
     skipped: list[Skipped] = []
     if request.images:
-        cases = _studies(root, parse_images(request.images), skipped)
+        cases, left = join_studies(root, parse_images(request.images))
+        skipped += left
     else:
         cases = (
             unique(_cases(root, root, skipped)) if root.is_dir() else [make_case(g, root.parent) for g in group([root])]
@@ -107,8 +105,9 @@ def _groups(folder: Path, root: Path, skipped: list[Skipped]) -> list[Group]:
     return groups
 
 
-def _studies(root: Path, patterns: Mapping[str, str], skipped: list[Skipped]) -> list[Case]:
-    """A case for each study whose series the patterns name."""
+def join_studies(root: Path, patterns: Mapping[str, str]) -> tuple[list[Case], list[Skipped]]:
+    """A case for each DICOM study below a folder whose series the patterns name, and what is left out."""
+    skipped: list[Skipped] = []
     groups = _groups(root, root, skipped)
     plain = [g.files[0].relative_to(root).as_posix() for g in groups if g.dicom is None]
     skipped += [Skipped(name, "no DICOM series, which --images is about", "selection") for name in plain]
@@ -121,7 +120,7 @@ def _studies(root: Path, patterns: Mapping[str, str], skipped: list[Skipped]) ->
         where = first.files[0].relative_to(root).parent.as_posix()
         sources = {key: image_source(name, found) for key, found in images.items()}
         cases.append(Case(name, patient, sources, source=where))
-    return unique(cases)
+    return unique(cases), skipped
 
 
 def _with(case: Case, truth: object, split: str | None) -> Case:

@@ -13,21 +13,19 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from sagittal.case import Case, ImageSource, Truth
 from sagittal.dataset import Dataset, Skipped
 from sagittal.errors import ConfigError, DataError, ReadError, nearest
-from sagittal.labels import ClassScores, LabelScheme
+from sagittal.labels import PLACE_KINDS, ClassScores, LabelScheme
 from sagittal.read.manifest_schema import COLUMN, TRUTH, json_schema, kind_of, parquet_schema, truth_columns
+from sagittal.read.request import Request
 from sagittal.read.sources import item_source, make_mask_source, make_source
-from sagittal.read.truths import scheme_of
+from sagittal.read.truths import is_lateral, scheme_of
 from sagittal.truth import Boxes, SegmentationSource
-
-if TYPE_CHECKING:
-    from sagittal.read.open_dataset import Request
 
 MANIFEST_FORMAT = 2
 CASES, SCHEMA, ROW_SCHEMA = "cases.parquet", "dataset.json", "cases.schema.json"
@@ -42,7 +40,9 @@ def is_manifest(folder: Path) -> bool:
 
 
 def open_manifest(request: Request) -> Dataset:
-    """The data set of a manifest; another column may be asked for as the target.
+    """The data set of a manifest; another column may be asked for as the target, or some of its structures or objects.
+
+    With the kind ``objects``, structures answer where objects are.
 
     Raises
     ------
@@ -52,11 +52,18 @@ def open_manifest(request: Request) -> Dataset:
         If the target is not a column.
     """
     dataset = read_manifest(Path(request.source))
-    target = request.target
-    if target is None or (dataset.scheme is not None and target == dataset.scheme.target):
+    target, scheme = request.target, dataset.scheme
+    if scheme is not None and (scheme.kind, request.kind) == ("structures", "objects"):
+        scheme = replace(scheme, kind="objects")
+        dataset = replace(dataset, scheme=scheme)
+    if target is None or (scheme is not None and target == scheme.target):
         return dataset
     if target not in dataset.columns:
-        known = [*dataset.columns, *([dataset.scheme.target] if dataset.scheme else [])]
+        wanted = [target] if scheme and target in scheme.classes else [part.strip() for part in target.split(",")]
+        if scheme is not None and scheme.kind in PLACE_KINDS and set(wanted) <= set(scheme.classes):
+            return _some(dataset, scheme, [name for name in scheme.classes if name in wanted])
+        classes = list(scheme.classes) if scheme is not None and scheme.kind in PLACE_KINDS else []
+        known = [*dataset.columns, *([scheme.target] if scheme else []), *classes]
         raise DataError(f"the manifest has no column '{target}'. {nearest(target, known)}")
     cells = ["" if case.table.get(target) is None else str(case.table[target]) for case in dataset]
     scheme, truths = scheme_of(cells, target, request.kind)
@@ -66,6 +73,22 @@ def open_manifest(request: Request) -> Dataset:
     )
     columns = tuple(name for name in dataset.columns if name != target)
     return replace(dataset, cases=cases, scheme=scheme, columns=columns)
+
+
+def _some(dataset: Dataset, scheme: LabelScheme, names: Sequence[str]) -> Dataset:
+    """The data set with some of its structures or objects only."""
+    meaning = {name: text for name, text in scheme.meaning.items() if name in names}
+    chosen = replace(scheme, classes=tuple(names), meaning=meaning, lateral=is_lateral(names))
+    number = {scheme.classes.index(name): n for n, name in enumerate(names)}
+
+    def truth(given: Truth | None) -> Truth | None:
+        if not isinstance(given, Boxes):
+            return given
+        kept = np.array([n in number for n in given.classes.tolist()], dtype=bool)
+        classes = np.array([number[n] for n in given.classes[kept].tolist()], dtype=np.int64)
+        return Boxes(given.corners[kept], classes, np.asarray(given.crowd)[kept], given.frame)
+
+    return replace(dataset, scheme=chosen, cases=tuple(replace(case, truth=truth(case.truth)) for case in dataset))
 
 
 def write_manifest(dataset: Dataset, folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,12 +14,10 @@ from sagittal.errors import ConfigError, DataError, ReadError, nearest
 from sagittal.formats.npz import array_shapes, load_array
 from sagittal.labels import ClassScores, LabelScheme
 from sagittal.read.files import SPLIT_NAMES
+from sagittal.read.request import Request
 from sagittal.read.sources import item_source
 from sagittal.read.truths import is_lateral
 from sagittal.types import Array
-
-if TYPE_CHECKING:
-    from sagittal.read.open_dataset import Request
 
 _ORGANS = (
     "bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right", "liver", "lung-left", "lung-right",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sagittal.case import Case, ImageSource
 from sagittal.dataset import Dataset, Skipped
@@ -13,13 +13,11 @@ from sagittal.formats.open_image import stem
 from sagittal.guard.json_file import read_json
 from sagittal.labels import LabelScheme
 from sagittal.read.files import image_files
+from sagittal.read.request import Request
 from sagittal.read.sources import file_source, make_mask_source
 from sagittal.read.studies import unique
 from sagittal.read.truths import scheme_of_places
 from sagittal.truth import SegmentationSource
-
-if TYPE_CHECKING:
-    from sagittal.read.open_dataset import Request
 
 DATASET = "dataset.json"
 #: Bytes of a ``dataset.json``; one with a hundred thousand cases has about twenty million.
@@ -46,7 +44,7 @@ def open_msd(request: Request) -> Dataset:
         If it names no labels, or holds no list of cases.
     """
     root, values = read_description(request)
-    labels = Labels(values.get("labels"), request, root.name)
+    labels = Labels(values.get("labels"), request, root.name, values.get("regions"))
     channels = channel_names(values.get("modality"))
     used: set[Path] = set()
     skipped: list[Skipped] = []
@@ -93,16 +91,28 @@ def read_description(request: Request) -> tuple[Path, dict[str, Any]]:
 class Labels:
     """What the values of the label maps mean.
 
+    Parameters
+    ----------
+    given : object
+        Of ``dataset.json``: value -> name, or name -> value, or name -> values for a region of several.
+    request : Request
+    name : str
+        Of the data set.
+    regions : object, optional
+        Of ``dataset.json``: name -> the labels that make it, as values or names. Where there are regions, these are the
+        structures, unless the target names others.
+
     Attributes
     ----------
     values : dict of str to tuple of int
-        Every structure, background left out.
+        Every structure and region, background left out.
+    regions : tuple of str
     ignore : int or None
     scheme : LabelScheme
         The structures that were asked for.
     """
 
-    def __init__(self, given: object, request: Request, name: str) -> None:
+    def __init__(self, given: object, request: Request, name: str, regions: object = None) -> None:
         if not isinstance(given, dict) or not given:
             raise DataError(f"{name}: {DATASET} names no labels; expected 'labels': {{'0': 'background', '1': ...}}")
         self.values: dict[str, tuple[int, ...]] = {}
@@ -119,10 +129,31 @@ class Labels:
                 if structure in self.values:
                     raise DataError(f"{name}: {DATASET}: two labels are called '{structure}'; rename one")
                 self.values[structure] = tuple(n for n in numbers if n)
+        self.regions = self._add_regions(regions, name)
         meaning = {key: "label " + " + ".join(map(str, of)) for key, of in self.values.items()}
-        self.scheme: LabelScheme = scheme_of_places(
-            "structures", list(self.values), request, target="labels", meaning=meaning
-        )
+        known = list(self.regions) if self.regions and request.target is None else list(self.values)
+        self.scheme: LabelScheme = scheme_of_places("structures", known, request, target="labels", meaning=meaning)
+
+    def _add_regions(self, given: object, name: str) -> tuple[str, ...]:
+        if given is None:
+            return ()
+        if not isinstance(given, dict) or not given:
+            raise DataError(f"{name}: {DATASET}: 'regions' is no object; expected {{'whole': [1, 2], 'core': [1]}}")
+        numbers = {value for of in self.values.values() for value in of}
+        found: dict[str, tuple[int, ...]] = {}
+        for region, parts in given.items():
+            of: set[int] = set()
+            for part in parts if isinstance(parts, list) else [parts]:
+                values = self.values.get(part) if isinstance(part, str) else None
+                of.update(values if values is not None else _whole_numbers(part))
+            if not of or not of <= numbers or region in self.values:
+                raise DataError(
+                    f"{name}: {DATASET}: the region '{str(region)[:40]}' must have a name of its own and be made of labels: "
+                    f"{', '.join(f'{n} ({v})' for n, vs in self.values.items() for v in vs)}"
+                )
+            found[region] = tuple(sorted(of))
+        self.values.update(found)
+        return tuple(found)
 
     def source(self, case: str, file: Path) -> SegmentationSource:
         """The segmentation in one label map."""

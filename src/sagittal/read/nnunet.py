@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sagittal.case import Case
 from sagittal.dataset import Dataset, Skipped
@@ -28,11 +28,9 @@ from sagittal.read.msd import (
     unlisted,
     with_split,
 )
+from sagittal.read.request import Request
 from sagittal.read.sources import file_source
 from sagittal.read.studies import unique
-
-if TYPE_CHECKING:
-    from sagittal.read.open_dataset import Request
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
@@ -52,7 +50,7 @@ def open_nnunet(request: Request) -> Dataset:
         If it names no labels or channels.
     """
     root, values = read_description(request)
-    labels = Labels(values.get("labels"), request, root.name)
+    labels = Labels(values.get("labels"), request, root.name, values.get("regions"))
     channels = channel_names(values.get("channel_names", values.get("modality")))
     if not channels:
         raise DataError(f"{root.name}: {DATASET} names no channels; expected 'channel_names': {{'0': 'CT'}}")

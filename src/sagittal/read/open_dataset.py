@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from sagittal.dataset import Dataset
@@ -25,6 +25,7 @@ from sagittal.read.msd import DATASET, is_msd, open_msd
 from sagittal.read.nnunet import is_nnunet, open_nnunet
 from sagittal.read.pair_files import is_pairs
 from sagittal.read.pairs import open_pairs
+from sagittal.read.request import Request
 from sagittal.read.sources import tilt_series
 from sagittal.read.table import names_images, open_table
 from sagittal.read.table_boxes import UNLISTED
@@ -34,26 +35,6 @@ from sagittal.read.zipped import open_archive
 from sagittal.truth import Boxes
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked of a layout."""
-
-    source: str
-    target: str | None = None
-    labels: Path | None = None
-    id_column: str | None = None
-    path_column: str | None = None
-    patient_column: str | None = None
-    split_column: str | None = None
-    mask_column: str | None = None
-    sheet: str | None = None
-    images: str | None = None
-    tilt: str | None = None
-    kind: str | None = None
-    unlisted: str | None = None
-    search: tuple[Path, ...] = ()
 
 
 #: Name of a layout -> what opens it.

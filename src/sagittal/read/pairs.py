@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sagittal.case import Case
 from sagittal.dataset import Dataset, Skipped
@@ -15,13 +14,11 @@ from sagittal.formats.open_image import stem
 from sagittal.labels import Kind, LabelScheme
 from sagittal.read.mask_scheme import MaskScheme, files_of_structures, named_values, place_kind
 from sagittal.read.pair_files import SECOND, Found, find_pairs, patients_of
+from sagittal.read.request import Request
 from sagittal.read.sources import file_source
 from sagittal.read.studies import unique
 from sagittal.read.truths import is_lateral
 from sagittal.truth import SegmentationSource
-
-if TYPE_CHECKING:
-    from sagittal.read.open_dataset import Request
 
 
 def open_pairs(request: Request) -> Dataset:

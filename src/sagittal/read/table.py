@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,21 +14,19 @@ from sagittal.dataset import Dataset, Skipped
 from sagittal.errors import DataError, SagittalError
 from sagittal.formats.dicom import read_dicom
 from sagittal.formats.open_image import reader_of, stem
-from sagittal.labels import ClassScores, LabelScheme
+from sagittal.labels import LabelScheme
 from sagittal.read import columns
-from sagittal.read.files import SPLIT_NAMES, TABLES, index_file
+from sagittal.read.files import TABLES, index_file
 from sagittal.read.image_index import ImageIndex
+from sagittal.read.request import Request
 from sagittal.read.sources import file_source, patient_key, series_source
 from sagittal.read.studies import unique
 from sagittal.read.table_boxes import BoxColumns, boxes_of_rows, find_box_columns, guess_class, unlisted_note
 from sagittal.read.table_file import Rows, read_table
 from sagittal.read.table_join import join_tables
 from sagittal.read.table_masks import MaskColumns, find_mask_columns, masks_of_rows
-from sagittal.read.truths import UNKNOWN, scheme_of, scheme_of_columns
+from sagittal.read.table_roles import Roles, find_roles, make_row_case
 from sagittal.truth import Boxes
-
-if TYPE_CHECKING:
-    from sagittal.read.open_dataset import Request
 
 #: Cells that are looked at to find out which column names the images.
 _SAMPLE = 400
@@ -113,6 +109,41 @@ def open_table(request: Request) -> Dataset:
         layout="table",
         notes=(*notes, *_other_images(table, named, masks, places, request), *roles.notes()),
     )
+
+
+def open_images(path: Path, images: Sequence[str] = ()) -> Dataset:
+    """The cases of a table without truth, for prediction: each image once, with every other column as its table.
+
+    Parameters
+    ----------
+    path : Path
+    images : sequence of str
+        What the images of a case are called; columns of these names hold them where there are such columns.
+
+    Raises
+    ------
+    DataError
+        If no column names images, or none of them is there.
+    ReadError
+        If the table cannot be read.
+    """
+    table = read_table(path)
+    places = ImageIndex(path.parent, path.parent)
+    columns_of = {columns.key(name): name for name in table}
+    chosen = [columns_of[columns.key(name)] for name in images if columns.key(name) in columns_of]
+    request = Request(str(path.parent), labels=path)
+    named = chosen if images and len(chosen) == len(images) else _image_columns(table, places, request, set())
+    roles = find_roles(table, request, set(named), labels=False)
+    entries, skipped = _entries(table, named, places, hide=roles.patient in named, grouped=True)
+    renamed = list(images) if named == chosen else named
+    cases = []
+    for entry in entries:
+        case = _entry_case(entry, table, roles, None, renamed, path.parent)
+        if isinstance(case, str):
+            skipped.append(Skipped(entry.name, case, "unreadable"))
+        else:
+            cases.append(replace(case, split=None))
+    return Dataset(path.stem, tuple(cases), columns=roles.clinical, skipped=tuple(skipped), layout="table")
 
 
 @dataclass(frozen=True)
@@ -252,99 +283,6 @@ def names_images(table: Rows, root: Path) -> bool:
     return any(places.find(cell) for cells in table.values() for cell in cells[:_SAMPLE])
 
 
-class Roles:
-    """What each column of a table is for.
-
-    Attributes
-    ----------
-    targets : tuple of str
-        The columns of labels, as the user or a guess has it.
-    patient, split, text : str or None
-    clinical : tuple of str
-        The other columns.
-    """
-
-    def __init__(self, table: Rows, request: Request, taken: set[str], labels: bool = True) -> None:
-        self.kind = request.kind
-        self.patient = (
-            columns.named(table, request.patient_column, "patient")
-            if request.patient_column
-            else columns.guess_patient(table)
-        )
-        self.split = (
-            columns.named(table, request.split_column, "split") if request.split_column else columns.guess_split(table)
-        )
-        self.text = columns.guess_text(table)
-        self.taken = taken | {c for c in (self.patient, self.split, self.text) if c}
-        self.targets = self._targets(table, request.target) if labels else ()
-        self.clinical = tuple(c for c in table if c not in self.taken | set(self.targets) and not _is_key(table[c]))
-        self.numbers = {c for c in self.clinical if _is_numeric(table[c])}
-        self.guessed_patient = self.patient is not None and not request.patient_column
-
-    def _targets(self, table: Rows, target: str | None) -> tuple[str, ...]:
-        if target is None:
-            guess = columns.guess_target(
-                {c: table[c] for c in table}, self.taken | {c for c in table if _is_key(table[c])}
-            )
-            return () if guess is None else (guess,)
-        if target in table or "," not in target:
-            return (columns.named(table, target, "target"),)
-        return tuple(columns.named(table, part.strip(), "target") for part in target.split(",") if part.strip())
-
-    def truths(self, table: Rows) -> tuple[LabelScheme | None, list[ClassScores | None]]:
-        """The scheme, and the truth of each row."""
-        if not self.targets:
-            return None, [None] * len(next(iter(table.values())))
-        if len(self.targets) == 1:
-            scheme, truths = scheme_of(table[self.targets[0]], self.targets[0], self.kind)
-        else:
-            scheme, truths = scheme_of_columns({c: table[c] for c in self.targets}, ",".join(self.targets))
-        return scheme, list(truths)
-
-    def notes(self) -> list[str]:
-        """What was guessed, in words."""
-        if self.patient is None:
-            return ["no column of patients was found: each case counts as a patient of its own"]
-        return [f"cases of one patient by column '{self.patient}'" + (" (guessed)" if self.guessed_patient else "")]
-
-
-def find_roles(table: Rows, request: Request, taken: set[str], *, labels: bool = True) -> Roles:
-    """What each column is for, those in `taken` being identifiers; without `labels` no column is the answer."""
-    return Roles(table, request, taken, labels)
-
-
-def make_row_case(
-    name: str,
-    image: ImageSource | Mapping[str, ImageSource],
-    table: Rows,
-    row: int,
-    roles: Roles,
-    truths: Sequence[Truth | None] | Mapping[int, Truth | None],
-    *,
-    source: str,
-    patient: str | None = None,
-) -> Case:
-    """The case of one row; `truths` holds its truth at the row's number."""
-    cell = table[roles.patient][row].strip() if roles.patient else ""
-    return Case(
-        id=name,
-        patient=patient_key(cell) if cell else patient or name,
-        images={"image": image} if isinstance(image, ImageSource) else image,
-        table={c: _value(table[c][row], c in roles.numbers) for c in roles.clinical},
-        text=table[roles.text][row] if roles.text else "",
-        truth=truths[row],
-        split=_split(table[roles.split][row], name) if roles.split else None,
-        source=source,
-    )
-
-
-def _split(cell: str, case: str) -> str | None:
-    text = cell.strip().lower()
-    if text and text not in SPLIT_NAMES:
-        raise DataError(f"case {case}: unknown split '{text[:20]}'; expected train, val or test")
-    return SPLIT_NAMES[text] if text else None
-
-
 def _places(request: Request) -> tuple[Path, Path]:
     """The table, and the folder of the images."""
     if request.labels is None:
@@ -410,29 +348,3 @@ def _source(name: str, files: tuple[Path, ...]) -> ImageSource:
 
 def _below(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-
-
-def _is_key(cells: list[str]) -> bool:
-    """Whether a column of text names each row differently, as a second identifier does."""
-    filled = [cell for cell in cells if cell.strip()]
-    return len(filled) > 20 and len(set(filled)) == len(filled) and not _is_numeric(cells)
-
-
-def _is_numeric(cells: list[str]) -> bool:
-    filled = [c for c in (cell.strip() for cell in cells) if c.lower() not in UNKNOWN]
-    return bool(filled) and all(_number(c) is not None for c in filled)
-
-
-def _number(cell: str) -> float | None:
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _value(cell: str, numeric: bool) -> Any:
-    text = cell.strip()
-    if numeric:
-        return _number(text)
-    return None if text.lower() in UNKNOWN - {"-1"} else text

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sagittal.errors import DataError, SagittalError
 from sagittal.labels import LabelScheme
@@ -14,14 +13,12 @@ from sagittal.read import columns
 from sagittal.read.image_index import ImageIndex
 from sagittal.read.mask_scheme import MaskScheme, files_of_structures, named_values, place_kind
 from sagittal.read.pair_files import structure_of
+from sagittal.read.request import Request
 from sagittal.read.sources import make_mask_source
 from sagittal.read.table_boxes import find_box_columns
 from sagittal.read.table_file import Rows
 from sagittal.read.truths import clean, is_lateral, sort_classes
 from sagittal.truth import SegmentationSource
-
-if TYPE_CHECKING:
-    from sagittal.read.open_dataset import Request
 
 _MASKS = (
     "mask", "maskpath", "maskfile", "segmentation", "segmentationpath", "seg", "segpath", "labelmap", "labelpath",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,13 +15,11 @@ from sagittal.formats.open_image import stem
 from sagittal.guard.xml_file import Element, read_xml
 from sagittal.read.files import SPLIT_NAMES, walk
 from sagittal.read.image_index import ImageIndex
+from sagittal.read.request import Request
 from sagittal.read.sources import file_source
 from sagittal.read.studies import unique
 from sagittal.read.truths import scheme_of_places, sort_classes
 from sagittal.truth import Boxes
-
-if TYPE_CHECKING:
-    from sagittal.read.open_dataset import Request
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
