@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from sagittal.model.archive import disk_errors
 from sagittal.model.package import Model
 from sagittal.model.predictor import hold
 from sagittal.progress import Quiet, Reporter
+from sagittal.write.names import case_stem
 from sagittal.write.nifti import write_nifti
 from sagittal.write.raster import write_png
 
@@ -99,10 +98,7 @@ def file_stem(case: str, method: str) -> str:
     >>> file_stem("../etc/passwd", "gradcam")
     'etc-passwd-7fef78f5.gradcam'
     """
-    safe = re.sub(r"[^A-Za-z0-9_-]+", "-", case).strip("-")[:80]
-    if safe != case or not safe:
-        safe = f"{safe or 'case'}-{hashlib.sha256(case.encode()).hexdigest()[:8]}"
-    return f"{safe}.{method}"
+    return f"{case_stem(case)}.{method}"
 
 
 def _write(found: Map, png: bytes, folder: Path) -> dict[str, str]:

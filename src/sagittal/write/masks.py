@@ -14,6 +14,7 @@ from sagittal.model.archive import disk_errors
 from sagittal.prediction import Mask, Prediction
 from sagittal.truth import Structure
 from sagittal.types import Array
+from sagittal.write.names import safe_word
 from sagittal.write.nifti import write_nifti
 from sagittal.write.raster import write_png
 from sagittal.write.terminology import Term, Terminology
@@ -160,17 +161,6 @@ def mask_of(prediction: Prediction, what: str) -> Mask:
         found = {"ClassScores": "classes", "Detections": "boxes"}.get(type(prediction.finding).__name__, "nothing")
         raise ScopeError(f"case {prediction.case}: {what} holds a mask, and this model finds {found}")
     return prediction.finding
-
-
-def safe_word(name: str) -> str:
-    """A name of letters, digits, ``-`` and ``_``, for a part of a file's name.
-
-    >>> safe_word("left kidney / cyst")
-    'left-kidney-cyst'
-    """
-    import re
-
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:40] or "structure"
 
 
 def _share(values: Array) -> Array:

@@ -111,9 +111,9 @@ def _polygon(loop: list[Side], doors: dict[Side, list[Side]]) -> Floats:
     while work:
         item = work.pop()
         if isinstance(item[0], float):
-            points.append(item)  # type: ignore[arg-type]
+            points.append(item)
             continue
-        (at, way), came = item  # type: ignore[misc]
+        (at, way), came = item
         if way != came:
             inside = (_left(way)[0] + _left(came)[0], _left(way)[1] + _left(came)[1])
             points.append(_point(at, inside))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset as Header
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from sagittal.case import Case
 from sagittal.errors import DataError, ScopeError
@@ -68,7 +68,9 @@ def make_rtstruct(prediction: Prediction, source: Source, *, terminology: Termin
             "--format mask or png"
         )
     if source.grid.shape != mask.grid.shape:
-        raise DataError(f"case {prediction.case}: the mask {mask.grid.shape} does not fit its series {source.grid.shape}")
+        raise DataError(
+            f"case {prediction.case}: the mask {mask.grid.shape} does not fit its series {source.grid.shape}"
+        )
     maker = maker_of(prediction)
     terms = (terminology or Terminology()).find_all([one.name for one in mask.segmentation.structures])
     made = _head(source, maker)
@@ -85,12 +87,12 @@ def _head(source: Source, maker: Maker) -> Header:
     made = Header()
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = _CLASS
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = UID(_CLASS)
     made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = generate_uid()
     for keyword in _COPIED:
         if keyword in source.header:
             made[keyword] = source.header[keyword]
-    now = datetime.now()  # noqa: DTZ005 - DICOM dates are local unless an offset is given
+    now = datetime.now()
     made.InstanceCreationDate = made.StructureSetDate = made.SeriesDate = now.strftime("%Y%m%d")
     made.InstanceCreationTime = made.StructureSetTime = made.SeriesTime = now.strftime("%H%M%S")
     made.Modality, made.SeriesInstanceUID, made.SeriesNumber = "RTSTRUCT", generate_uid(), _SERIES

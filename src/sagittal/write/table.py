@@ -9,8 +9,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sagittal.errors import ConfigError, ResourceError, nearest
-from sagittal.prediction import Failure, Prediction
+from sagittal.grid import Grid
+from sagittal.prediction import Detections, Failure, Mask, Prediction
+from sagittal.types import Array
 
 TABLES = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
 
@@ -19,16 +23,17 @@ def prediction_row(answer: Prediction | Failure) -> dict[str, Any]:
     """One row: the answer, or what went wrong.
 
     ``status`` is ``ok``, ``abstained`` where the gate refused the study, or ``failed``. Probabilities stand under
-    ``p_CLASS``; several decisions or classes are joined by ``|`` in tables and stay lists in JSON.
+    ``p_CLASS``; several decisions or classes are joined by ``|`` in tables and stay lists in JSON. Of a mask there are
+    ``voxels_STRUCTURE``, ``ml_STRUCTURE`` where voxels have a size, and ``expected_dice_STRUCTURE`` where the model says
+    one; of boxes ``n_CLASS``, how many were chosen, and ``top_CLASS``, the highest score of all.
     """
     if isinstance(answer, Failure):
         return {"case": answer.case, "status": "failed", "error": answer.error, "error_kind": answer.kind}
-    probabilities = {f"p_{name}": _number(p) for name, p in zip(answer.scheme.classes, answer.probability, strict=True)}
     return {
         "case": answer.case,
         "status": "ok" if answer.verdict.accepted else "abstained",
         "decision": list(answer.decision),
-        **probabilities,
+        **_found(answer),
         "conformal_set": list(answer.conformal),
         "uncertainty": _number(answer.uncertainty),
         "gate_reason": answer.verdict.reason,
@@ -37,6 +42,55 @@ def prediction_row(answer: Prediction | Failure) -> dict[str, Any]:
         "made_at": answer.made_at,
         "seconds": _number(answer.seconds),
     }
+
+
+def _found(answer: Prediction) -> dict[str, Any]:
+    """What was found, in columns that all cases of a model share."""
+    found = answer.finding
+    if isinstance(found, Mask):
+        return _structures(found)
+    if isinstance(found, Detections):
+        row: dict[str, Any] = {}
+        for number, name in enumerate(answer.scheme.classes):
+            own = found.boxes.classes == number
+            row[f"n_{name}"] = int((own & found.chosen).sum())
+            row[f"top_{name}"] = float(found.scores[own].max()) if own.any() else None
+        return row
+    return {f"p_{name}": _number(p) for name, p in zip(answer.scheme.classes, answer.probability, strict=True)}
+
+
+def _structures(found: Mask) -> dict[str, Any]:
+    """Size of each structure; voxels of a layer are counted once for all structures in it."""
+    counts = [_occurring(layer) for layer in found.segmentation.layers]
+    size = _voxel_ml(found.grid)
+    row: dict[str, Any] = {}
+    for one in found.segmentation.structures:
+        voxels = sum(counts[one.layer].get(value, 0) for value in set(one.values))
+        row[f"voxels_{one.name}"] = voxels
+        if math.isfinite(size):
+            row[f"ml_{one.name}"] = round(voxels * size, 6)
+        if one.name in found.expected_dice:
+            row[f"expected_dice_{one.name}"] = _number(found.expected_dice[one.name])
+    return row
+
+
+def _voxel_ml(grid: Grid) -> float:
+    """Volume of a voxel, ml; nan of a picture and where no size is known."""
+    if grid.dimensions == 2:
+        return math.nan
+    if grid.affine is not None:
+        return abs(float(np.linalg.det(np.asarray(grid.affine)[:3, :3]))) / 1000
+    return math.nan if grid.spacing is None else float(np.prod(np.asarray(grid.spacing))) / 1000
+
+
+def _occurring(layer: Array) -> dict[int, int]:
+    """How often each value occurs, slice by slice, as counting takes eight bytes a voxel."""
+    total: dict[int, int] = {}
+    for k in range(layer.shape[2]):
+        values, counts = np.unique(layer[:, :, k], return_counts=True)
+        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+            total[value] = total.get(value, 0) + count
+    return total
 
 
 def check_table(path: Path) -> None:
