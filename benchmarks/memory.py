@@ -1,4 +1,4 @@
-"""Peak memory of a command and all processes that it starts."""
+"""Peak memory of a command and all processes that it starts; needs psutil."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
+
 
 #: Seconds between two looks; a peak that is shorter may be missed.
-_EVERY = 0.05
+_EVERY = 0.1
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,8 @@ class Peak:
     Parameters
     ----------
     gb : float
-        Largest sum of the resident memory of its processes at one moment, in 10^9 bytes. Pages that two processes share
-        count once for each.
+        Largest sum of the memory of its processes at one moment, in 10^9 bytes; a page that several processes share counts
+        for each of them in part (on Linux; elsewhere in full).
     seconds : float
     ended : str
         Why it was broken off; empty if it ended by itself.
@@ -33,14 +36,17 @@ class Peak:
     ended: str
 
 
-def resident_bytes(process: psutil.Process) -> int:
-    """Resident memory of a process and its descendants; shared pages count for each."""
+def used_bytes(process: psutil.Process) -> int:
+    """Memory of a process and its descendants in bytes, shared pages shared out (proportional set size)."""
+    import psutil
+
     total = 0
     for one in (process, *process.children(recursive=True)):
         try:
-            total += one.memory_info().rss
+            memory = one.memory_full_info()
         except psutil.Error:
             continue
+        total += getattr(memory, "pss", memory.rss)
     return total
 
 
@@ -53,13 +59,15 @@ def run_watched(
     log: Path | None = None,
 ) -> Peak:
     """Run a command to its end, or until it takes more memory or time than it may."""
+    import psutil
+
     start = time.monotonic()
     with (log or Path("/dev/null")).open("w") as out:
         process = psutil.Popen([str(part) for part in command], env=environment, stdout=out, stderr=subprocess.STDOUT)
         most, ended = 0, ""
         while process.poll() is None:
             try:
-                most = max(most, resident_bytes(process))
+                most = max(most, used_bytes(process))
             except psutil.NoSuchProcess:
                 break
             if most > 1e9 * limit_gb:
@@ -75,6 +83,8 @@ def run_watched(
 
 
 def _end(process: psutil.Process) -> None:
+    import psutil
+
     for one in (*process.children(recursive=True), process):
         try:
             one.kill()

@@ -212,7 +212,7 @@ def predict_memory(arguments: argparse.Namespace) -> None:
     peak = peer.watch_predict(model, images, output, limit_gb=arguments.limit_gb, limit_s=arguments.limit_s)
     print(f"{describe()}, {arguments.threads} thread(s)")
     told = "x".join(map(str, arguments.shape))
-    ended = peak.ended or ("finished" if any(output.glob("*.nii.gz")) else f"failed, see {output / 'nnunet.log'}")
+    ended = peak.ended or ("finished" if any(output.glob("*.nii*")) else f"failed, see {output / 'nnunet.log'}")
     print(
         f"nnU-Net predict, {told}, {arguments.classes} classes, no flips: peak {peak.gb:.2f} GB, {peak.seconds:.0f} s, {ended}"
     )
