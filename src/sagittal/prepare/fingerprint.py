@@ -18,30 +18,26 @@ from sagittal.case import Case
 from sagittal.dataset import Dataset, Skipped
 from sagittal.errors import DataError, SagittalError
 from sagittal.image import Image
-from sagittal.labels import LabelScheme
+from sagittal.labels import PLACE_KINDS, LabelScheme
 from sagittal.prepare.arrays import check_finite, is_missing, number
+from sagittal.prepare.place_facts import (
+    ObjectFacts,
+    StructureFacts,
+    foreground_facts,
+    look_at_objects,
+    look_at_structures,
+    never_present,
+    object_facts,
+    structure_facts,
+)
+from sagittal.prepare.spread import ChannelFacts, Spread
+from sagittal.prepare.volumes import content_part
 from sagittal.progress import Quiet, Reporter
 from sagittal.truth import Boxes, SegmentationSource
 
 #: Cases whose voxels are read; sizes and intensities of a data set are settled long before. Volumes hold more voxels.
 SAMPLE = 256
 SAMPLE_VOLUMES = 48
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Five numbers of a distribution."""
-
-    low: float
-    p05: float
-    median: float
-    p95: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Minimum, 5th percentile, median, 95th percentile, maximum."""
-        return cls(*(float(v) for v in np.quantile(np.asarray(values, dtype=np.float64), [0, 0.05, 0.5, 0.95, 1])))
 
 
 @dataclass(frozen=True)
@@ -54,15 +50,6 @@ class ColumnFacts:
     mean: float = 0.0
     std: float = 1.0
     categories: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ChannelFacts:
-    """Intensities of one channel over the sampled cases, in the image's unit."""
-
-    mean: float
-    std: float
-    spread: Spread
 
 
 @dataclass(frozen=True)
@@ -91,6 +78,24 @@ class Fingerprint:
         Median size of a study's float32 values.
     content : str
         SHA-256 over the files' names, sizes and times, the labels and the splits.
+    structures : one StructureFacts a structure
+        Of a scheme of structures; `classes` counts sampled cases then.
+    objects : one ObjectFacts a class
+        Of a scheme of objects; `classes` counts sampled cases with at least one.
+    exclusive : bool
+        Whether no voxel of a sampled case belongs to two structures.
+    partly_known : bool
+        Whether a sampled case says nothing about one of the structures.
+    foreground : one ChannelFacts a channel of all images
+        Intensities inside structures; empty where there are none.
+    image_channels : one int an image
+    inputs : one ChannelFacts a channel of all images
+    zero_part : float
+        Median part of the voxels that have the lowest value of every channel, as air has.
+    content_part : float
+        Median part of the voxels that is left when a border of such voxels is cut off; not measured for schemes of classes.
+    warnings : tuple of str
+        What the user should know before training.
     """
 
     name: str
@@ -118,6 +123,16 @@ class Fingerprint:
     bytes_in_memory: float
     content: str
     skipped: tuple[Skipped, ...] = ()
+    structures: tuple[StructureFacts, ...] = ()
+    objects: tuple[ObjectFacts, ...] = ()
+    exclusive: bool = True
+    partly_known: bool = False
+    foreground: tuple[ChannelFacts, ...] = ()
+    image_channels: tuple[int, ...] = (1,)
+    inputs: tuple[ChannelFacts, ...] = ()
+    zero_part: float = 0.0
+    content_part: float = 1.0
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -138,15 +153,19 @@ def measure_dataset(dataset: Dataset, *, seed: int = 0, reporter: Reporter | Non
     Raises
     ------
     DataError
-        If there are no cases, no labels, only one class, mixed dimensions, or no study can be read.
+        If there are no cases, no labels, only one class, mixed dimensions, or no study can be read; or if every
+        segmentation that was read is empty.
     """
     scheme, labelled = check_trainable(dataset)
     rng = np.random.default_rng([seed, 1])
     pool = [case for case in labelled if case.split != "test"] or list(labelled)
     chosen = [pool[n] for n in np.sort(rng.permutation(len(pool))[:SAMPLE])]
-    looks, skipped = _look_at(chosen, reporter or Quiet())
+    looks, skipped = _look_at(chosen, scheme, reporter or Quiet())
     channels = Counter(str(look["channels"]) for look in looks)
     dimensions = _one_dimension(looks, dataset.name)
+    places = _place_facts(looks, scheme, dimensions, len(labelled), dataset.name)
+    counts = places.pop("classes", None)
+    image_channels = tuple(int(n) for n in np.max([look["image_channels"] for look in looks], axis=0))
     return Fingerprint(
         name=dataset.name,
         cases=len(labelled),
@@ -154,7 +173,7 @@ def measure_dataset(dataset: Dataset, *, seed: int = 0, reporter: Reporter | Non
         sampled=len(looks),
         splits=dict(Counter(case.split or "" for case in labelled)),
         scheme=scheme,
-        classes=_count_classes(labelled, scheme),
+        classes=_count_classes(labelled, scheme) if counts is None else counts,
         unknown=len(dataset) - len(labelled),
         images=tuple(chosen[0].images),
         dimensions=dimensions,
@@ -173,6 +192,11 @@ def measure_dataset(dataset: Dataset, *, seed: int = 0, reporter: Reporter | Non
         bytes_in_memory=float(np.median([look["bytes"] for look in looks])),
         content=_content(labelled),
         skipped=(*dataset.skipped, *skipped),
+        image_channels=image_channels,
+        inputs=_inputs(looks, image_channels),
+        zero_part=float(np.median([look["zero_part"] for look in looks])),
+        content_part=float(np.median([look.get("content_part", 1.0) for look in looks])),
+        **places,
     )
 
 
@@ -182,7 +206,7 @@ def check_trainable(dataset: Dataset) -> tuple[LabelScheme, Dataset]:
     Raises
     ------
     DataError
-        If there are no cases, no labels, one class or one patient only.
+        If there are no cases, no labels, one class or one patient only, or no image has an object.
     """
     if not len(dataset):
         left = (
@@ -204,6 +228,11 @@ def check_trainable(dataset: Dataset) -> tuple[LabelScheme, Dataset]:
             f"{dataset.name}: all {len(labelled)} labelled cases are of one class ('{only}'); at least two are needed "
             "to learn from."
         )
+    if dataset.scheme.kind == "objects" and not any(_may_have_objects(case) for case in labelled):
+        raise DataError(
+            f"{dataset.name}: none of the {len(labelled)} annotated images has a box; at least some must hold what is to be "
+            "found. Check the annotations (sagittal check), or the classes that --target names."
+        )
     if len(labelled.patients) < 2:
         raise DataError(
             f"{dataset.name}: all {len(labelled)} cases belong to one patient; what is learnt could not be tested on "
@@ -212,7 +241,13 @@ def check_trainable(dataset: Dataset) -> tuple[LabelScheme, Dataset]:
     return dataset.scheme, labelled
 
 
-def _look_at(cases: Sequence[Case], reporter: Reporter) -> tuple[list[dict[str, Any]], list[Skipped]]:
+def _may_have_objects(case: Case) -> bool:
+    return not isinstance(case.truth, Boxes) or len(case.truth) > 0
+
+
+def _look_at(
+    cases: Sequence[Case], scheme: LabelScheme, reporter: Reporter
+) -> tuple[list[dict[str, Any]], list[Skipped]]:
     looks: list[dict[str, Any]] = []
     skipped: list[Skipped] = []
     with reporter.track("measure", len(cases)) as advance:
@@ -222,10 +257,12 @@ def _look_at(cases: Sequence[Case], reporter: Reporter) -> tuple[list[dict[str, 
                 images = [source.load() for source in case.images.values()]
                 for image in images:
                     check_finite(image.data, case.id)
+                seconds = time.perf_counter() - start
+                look = {**_facts(images), **_place_look(case, scheme, images), "seconds": seconds}
             except (SagittalError, MemoryError) as error:
                 skipped.append(Skipped(case.id, str(error)))
             else:
-                looks.append({**_facts(images), "seconds": time.perf_counter() - start})
+                looks.append(look)
             advance(1, "")
             if len(looks) >= SAMPLE_VOLUMES and all(look["dimensions"] == 3 for look in looks):
                 break
@@ -257,7 +294,57 @@ def _facts(images: Sequence[Image]) -> dict[str, Any]:
         "binary": whole and len(np.unique(values[:, :4096])) <= 2 and len(np.unique(values)) <= 2,
         "values": values[:, :: max(1, values.shape[1] // 4096)],
         "bytes": float(sum(image.data.nbytes for image in images)),
+        "image_channels": [image.channels for image in images],
+        "inputs": [
+            channel[:: max(1, channel.size // 4096)] for i in images for channel in i.data.reshape(i.channels, -1)
+        ],
+        "zero_part": float((values == values.min(axis=1, keepdims=True)).all(axis=0).mean()),
     }
+
+
+def _place_look(case: Case, scheme: LabelScheme, images: Sequence[Image]) -> dict[str, Any]:
+    if scheme.kind not in PLACE_KINDS:
+        return {}
+    grid, left = images[0].grid, {"content_part": content_part(list(images[0].data))}
+    if scheme.kind == "structures":
+        return {"structures": look_at_structures(case, scheme, images), **left}
+    return {"objects": (look_at_objects(case, scheme, grid), grid), **left}
+
+
+def _place_facts(
+    looks: Sequence[Mapping[str, Any]], scheme: LabelScheme, dimensions: int, cases: int, name: str
+) -> dict[str, Any]:
+    """The fields of a fingerprint that are about structures or objects, and the counts of classes."""
+    if scheme.kind == "structures":
+        shown = [look["structures"] for look in looks]
+        facts = structure_facts(shown, scheme)
+        counts = {f.name: f.present for f in facts}
+        if not any(counts.values()):
+            raise DataError(
+                f"{name}: none of the {len(looks)} segmentations that were read outlines anything; there is nothing to "
+                f"learn. Expected {', '.join(scheme.classes[:8])}: look at the masks and at the values that they use."
+            )
+        return {
+            "classes": counts,
+            "structures": facts,
+            "exclusive": all(look.exclusive for look in shown),
+            "partly_known": any(f.unknown for f in facts),
+            "foreground": foreground_facts(shown),
+            "warnings": never_present(counts, len(looks), cases),
+        }
+    if scheme.kind == "objects":
+        objects = object_facts([look["objects"] for look in looks], scheme, dimensions)
+        counts = {f.name: f.images for f in objects}
+        return {"classes": counts, "objects": objects, "warnings": never_present(counts, len(looks), cases)}
+    return {}
+
+
+def _inputs(looks: Sequence[Mapping[str, Any]], image_channels: Sequence[int]) -> tuple[ChannelFacts, ...]:
+    """Intensities of each channel of each image, over the cases that have all of them."""
+    whole = [look for look in looks if tuple(look["image_channels"]) == tuple(image_channels)]
+    return tuple(
+        ChannelFacts.of(np.concatenate(values)) for values in zip(*(look["inputs"] for look in whole), strict=True)
+    )
 
 
 def _stride(image: Image) -> int:
@@ -291,15 +378,9 @@ def _most(looks: Sequence[Mapping[str, Any]], key: str) -> str:
 def _intensities(looks: Sequence[Mapping[str, Any]], channels: int) -> tuple[ChannelFacts, ...]:
     facts = []
     for channel in range(channels):
-        values = np.concatenate([look["values"][min(channel, look["channels"] - 1)] for look in looks]).astype(
-            np.float64
-        )
-        facts.append(ChannelFacts(float(values.mean()), float(values.std()), _percentiles(values)))
+        values = np.concatenate([look["values"][min(channel, look["channels"] - 1)] for look in looks])
+        facts.append(ChannelFacts.of(values))
     return tuple(facts)
-
-
-def _percentiles(values: Any) -> Spread:
-    return Spread(*(float(v) for v in np.quantile(values, [0, 0.005, 0.5, 0.995, 1])))
 
 
 def _count_classes(dataset: Dataset, scheme: LabelScheme) -> dict[str, int]:

@@ -62,7 +62,9 @@ def prepare_volume(case: Case, plan: Plan) -> PreparedVolume:
     channels = _channels(images, plan, case.id)
     prepare = plan.prepare
     whole = channels[0].shape
-    start, extent = _content(channels, prepare) if prepare.crop else ((0,) * len(whole), whole)
+    start, extent = (0,) * len(whole), whole
+    if prepare.crop:
+        start, extent = content_box(channels, -np.inf if prepare.clip is None else prepare.clip[0])
     size = _size(extent, grid, prepare, case.id)
     box = tuple(slice(s, s + e) for s, e in zip(start, extent, strict=True))
     array = np.empty((len(channels), *size), dtype=prepare.store)
@@ -110,14 +112,24 @@ def _channels(images: list[Image], plan: Plan, case: str) -> list[Floats]:
     return found
 
 
-def _content(channels: list[Floats], plan: PreparePlan) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Start and extent of the box outside which every channel has nothing but its lowest value."""
+def content_box(channels: Sequence[Floats], least: float = -np.inf) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Start and extent of the box outside which every channel has nothing but its lowest value.
+
+    Parameters
+    ----------
+    channels : sequence of (*size) float
+    least : float
+        Values up to this count as the lowest too.
+
+    Returns
+    -------
+    start, extent : tuple of int
+        The whole where no voxel stands out.
+    """
     whole = channels[0].shape
     used = [np.zeros(n, dtype=bool) for n in whole]
     for channel in channels:
-        low = float(channel.min())
-        if plan.clip is not None:
-            low = max(low, plan.clip[0])
+        low = max(float(channel.min()), least)
         for n, plane in enumerate(channel):
             above = plane > low
             lines = [above.any(axis=tuple(b for b in range(plane.ndim) if b != a)) for a in range(plane.ndim)]
@@ -128,6 +140,16 @@ def _content(channels: list[Floats], plan: PreparePlan) -> tuple[tuple[int, ...]
         return (0,) * len(whole), whole
     ends = [np.flatnonzero(u)[[0, -1]] for u in used]
     return tuple(int(a) for a, _ in ends), tuple(int(b - a + 1) for a, b in ends)
+
+
+def content_part(channels: Sequence[Floats]) -> float:
+    """What part of the voxels lies in :func:`content_box`.
+
+    >>> content_part([np.pad(np.ones((2, 2, 2)), 1)])
+    0.125
+    """
+    _, extent = content_box(channels)
+    return float(np.prod(extent) / np.prod(channels[0].shape))
 
 
 def _size(extent: tuple[int, ...], grid: Grid, plan: PreparePlan, case: str) -> tuple[int, ...]:
