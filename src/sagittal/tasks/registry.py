@@ -8,6 +8,8 @@ from typing import Protocol
 from sagittal.errors import ConfigError, nearest
 from sagittal.prepare.plan import Plan
 from sagittal.tasks.classify import Classify, class_weights
+from sagittal.tasks.detect import BALANCE, Detect
+from sagittal.tasks.detect_settle import OperatingPoint
 from sagittal.tasks.segment import Segment
 from sagittal.tasks.task import PlaceTask, Task
 from sagittal.types import Array
@@ -47,10 +49,21 @@ def make_segment(plan: Plan) -> Segment:
     )
 
 
+def make_detect(plan: Plan) -> Detect:
+    """Detection with the map, the class weights and the operating point that the plan names."""
+    return Detect(
+        plan.scheme,
+        dimensions=plan.input.dimensions,
+        stride=plan.network.head_stride,
+        balance=BALANCE[plan.train.class_weights],
+        point=OperatingPoint.parse(plan.decide.operating_point),
+    )
+
+
 #: By name, the tasks with one answer a case; a new task is a new line here or below.
 TASKS: dict[str, TaskFactory] = {"classify": make_classify}
 #: By name, the tasks whose answer has a place.
-PLACE_TASKS: dict[str, PlaceTaskFactory] = {"segment": make_segment}
+PLACE_TASKS: dict[str, PlaceTaskFactory] = {"segment": make_segment, "detect": make_detect}
 
 
 def make_task(plan: Plan, targets: Array | None = None) -> Task:
