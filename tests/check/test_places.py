@@ -173,8 +173,9 @@ def test_each_fault_of_a_box():
     assert told["tiny-box"].cases == ("c5",)
     assert told["no-objects"].cases == ("c6",)
     assert set(told) == {
-        "degenerate-box", "box-out-of-frame", "doubled-box", "unknown-box-class", "tiny-box", "no-objects",
+        "degenerate-box", "box-out-of-frame", "doubled-box", "unknown-box-class", "tiny-box", "no-objects", "small-class",
     }  # fmt: skip
+    assert "class 'white' stands in only 2 images, 2 boxes in all" in told["small-class"].message
     assert object_counts(dataset) == {"red": (9, 5), "white": (2, 2)}
 
 

@@ -24,13 +24,16 @@ def check_grids(facts: Mapping[str, CaseFacts]) -> Iterator[Finding]:
     of the shortest voxel edge. Where one of the two has no position, spacings are compared, and else nothing is said.
     """
     wrong: dict[str, str] = {}
+    flat: dict[str, str] = {}
     slight: dict[str, str] = {}
     images: dict[str, str] = {}
     for case, found in facts.items():
         if found.mask is not None and found.images:
             told = [_difference(image.grid, found.mask.grid, "image", "mask") for image in found.images.values()]
             voxels, text = min(told)
-            if voxels >= _HALF:
+            if found.mask.shape[2] == 1 and all(image.shape[2] > 1 for image in found.images.values()):
+                flat[case] = text
+            elif voxels >= _HALF:
                 wrong[case] = text
             elif voxels > SHARE_OF_VOXEL:
                 slight[case] = text
@@ -48,6 +51,16 @@ def check_grids(facts: Mapping[str, CaseFacts]) -> Iterator[Finding]:
             "resample the mask onto the image's grid by nearest neighbour and look at it.",
             tuple(wrong),
             details=wrong,
+        )
+    if flat:
+        yield Finding(
+            "error",
+            "mask-of-one-slice",
+            f"{number_of(len(flat), 'mask is', 'masks are')} a single slice where the image is a volume: {_first(flat)}. Nothing says to "
+            "which slice it belongs or what the others hold. Export the outlines as a volume on the image's grid, or use "
+            "single slices as images.",
+            tuple(flat),
+            details=flat,
         )
     if slight:
         yield Finding(
@@ -85,6 +98,10 @@ def _difference(grid: Grid, other: Grid, name: str, other_name: str) -> tuple[fl
     apart = corner_distance_mm(grid, other) if positions else 0.0
     if grid.shape != other.shape:
         far = f", corners up to {apart:.3g} mm apart" if positions else ""
+        if positions and _spacing(grid) != _spacing(other):
+            far += f", spacing {_spacing(grid)} and {_spacing(other)} mm"
+        if sorted(grid.shape) == sorted(other.shape):
+            far += ": the same numbers in another order, as if axes were exchanged"
         return np.inf, f"{name} has {_shape(grid)} voxels, {other_name} {_shape(other)}{far}"
     if positions:
         edge = float(np.nanmin(np.asarray(grid.spacing)))

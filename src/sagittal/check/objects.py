@@ -17,6 +17,8 @@ from sagittal.types import Array, Floats
 DOUBLED = 0.9
 #: Voxels along an edge below which an object is hardly visible.
 TINY = 2.0
+#: Images with an object of a class, below which parts of the data will have none.
+FEW_IMAGES = 5
 
 
 def check_objects(dataset: Dataset, facts: Mapping[str, CaseFacts]) -> Iterator[Finding]:
@@ -50,7 +52,14 @@ def check_objects(dataset: Dataset, facts: Mapping[str, CaseFacts]) -> Iterator[
             without,
         )
     counts = object_counts(dataset)
-    for name, (boxes, _) in counts.items():
+    for name, (boxes, images) in counts.items():
+        if 0 < images < FEW_IMAGES:
+            yield Finding(
+                "warning",
+                "small-class",
+                f"class '{name}' stands in only {number_of(images, 'image')}, {number_of(boxes, 'box', 'boxes')} in all; some parts of the data will hold "
+                "none of it, and its figures will be very uncertain.",
+            )
         if boxes == 0:
             yield Finding("warning", "empty-class", f"class '{name}' has no box; it can be neither learned nor judged.")
 
@@ -61,6 +70,10 @@ _MESSAGES: dict[str, tuple[Severity, str, str]] = {
     "degenerate-box": (
         "warning", "without size",
         "They enclose nothing and are left out; draw them again or remove them.",
+    ),
+    "box-outside": (
+        "warning", "wholly outside the image",
+        "They enclose nothing of it and are left out; check that image and boxes belong together, and how places are counted.",
     ),
     "box-out-of-frame": (
         "warning", "beyond the edge of the image",
@@ -108,6 +121,10 @@ def _of_case(case: Case, facts: CaseFacts | None, classes: tuple[str, ...]) -> I
         elif np.any(sizes[n] < TINY):
             yield "tiny-box", shown
         if shape is not None:
+            low, high = truth.corners[n, 0, :axes], truth.corners[n, 1, :axes]
+            if np.any(high <= -0.5) or np.any(low >= shape - 0.5):
+                yield "box-outside", f"{shown}, wholly outside the {' x '.join(map(str, shape))} image"
+                continue
             beyond = max(0.0, float(np.max(-0.5 - truth.corners[n, :, :axes])))
             beyond = max(beyond, float(np.max(truth.corners[n, :, :axes] - (shape - 0.5))))
             if beyond > 1e-6:

@@ -47,7 +47,19 @@ def check_readable(facts: Mapping[str, CaseFacts]) -> Iterator[Finding]:
 
 
 #: Words in the reason why a mask was refused -> code of the finding; else it cannot be read at all.
-_REFUSALS = {"which no structure has": "unknown-mask-value", "whole numbers": "mask-not-whole"}
+_REFUSALS = {
+    "which no structure has": "unknown-mask-value",
+    "whole numbers": "mask-not-whole",
+    "refers to another series": "mask-of-another-image",
+    "are missing among the": "mask-of-another-image",
+    "another frame of reference": "mask-of-another-image",
+    "on different lattices": "mask-on-another-grid",
+    "on different grids": "mask-on-another-grid",
+    "outside the image": "mask-outside-image",
+    "out of the image": "mask-outside-image",
+    "not parallel to the slices": "contour-off-slices",
+    "different planes lie nearest": "contour-off-slices",
+}
 
 
 def _lost_masks(facts: Mapping[str, CaseFacts]) -> dict[str, dict[str, str]]:

@@ -37,15 +37,33 @@ def check_structures(dataset: Dataset, facts: Mapping[str, CaseFacts]) -> Iterat
             details=strangers,
         )
     empty = tuple(case for case, mask in masks.items() if not any(mask.voxels.values()))
-    if empty:
+    if empty and len(empty) == len(masks):
         yield Finding(
-            "error" if len(empty) == len(masks) else "warning",
+            "error",
+            "empty-mask",
+            f"all {len(masks)} masks that were read outline nothing ({some(empty)}), so there is nothing to learn. Check that they "
+            f"were drawn before they were saved, and that {', '.join(dataset.scheme.classes)} have the values that they use.",
+            empty,
+        )
+    elif empty:
+        yield Finding(
+            "warning",
             "empty-mask",
             f"{len(empty)} of {len(masks)} masks outline nothing: {some(empty)}. Right where the structure is absent; else "
             "they were saved before they were drawn.",
             empty,
         )
-    for name in dataset.scheme.classes:
+    yield from _parts(dataset.scheme.classes, masks)
+    ignored = tuple(case for case, mask in masks.items() if mask.ignored >= np.prod(mask.shape))
+    if ignored:
+        yield Finding(
+            "warning",
+            "nothing-known",
+            f"{number_of(len(ignored), 'mask says', 'masks say')} of every voxel that nothing is known: {some(ignored)}. They teach "
+            "nothing; leave them out, or check the value to ignore.",
+            ignored,
+        )
+    for name in dataset.scheme.classes if len(empty) < len(masks) else ():
         outlined = {case: mask for case, mask in masks.items() if mask.voxels.get(name)}
         if not outlined:
             yield Finding(
@@ -55,6 +73,23 @@ def check_structures(dataset: Dataset, facts: Mapping[str, CaseFacts]) -> Iterat
             )
             continue
         yield from _volumes(name, outlined)
+
+
+def _parts(classes: tuple[str, ...], masks: Mapping[str, MaskFacts]) -> Iterator[Finding]:
+    """Structures that were not looked for in every case."""
+    missing = {name: tuple(case for case, mask in masks.items() if name not in mask.voxels) for name in classes}
+    partly = {name: cases for name, cases in missing.items() if cases}
+    if partly:
+        shown = ", ".join(f"'{name}' in {len(masks) - len(cases)} of {len(masks)}" for name, cases in partly.items())
+        cases = tuple(case for case in masks if any(case in of for of in partly.values()))
+        yield Finding(
+            "note",
+            "partly-outlined",
+            f"not every structure was looked for in every case: {shown}. Where it was not, it counts as unknown, neither "
+            "present nor absent; give an empty mask where it is absent.",
+            cases,
+            details={case: ", ".join(name for name, of in partly.items() if case in of) for case in cases},
+        )
 
 
 def volume_ml(mask: MaskFacts, name: str) -> float | None:
