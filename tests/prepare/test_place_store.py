@@ -20,7 +20,8 @@ from sagittal.prepare.fingerprint import case_content
 from sagittal.prepare.lattice import Lattice
 from sagittal.prepare.place_store import build_place_store, open_place_store
 from sagittal.prepare.plan import InputPlan, Plan, PreparePlan
-from sagittal.prepare.truth_maps import box_target, foreground_places, label_target
+from sagittal.prepare.truth_maps import box_target
+from sagittal.tasks.segment import Segment
 from sagittal.truth import Boxes, SegmentationSource
 from sagittal.types import Array
 
@@ -32,16 +33,6 @@ PLAN = Plan(
     prepare=PreparePlan(size=(8, 8, 8), whole=False, spacing_mm=(3.0, 1.6, 1.4), store="float16"),
 )
 READ: list[str] = []
-
-
-class Structures:
-    """The part of a task that the store needs."""
-
-    def target(self, case: Case, lattice: Lattice) -> Array:
-        return label_target(case, SCHEME, "exclusive", lattice)
-
-    def places(self, target: Array, size: tuple[int, ...]) -> tuple[Array, ...]:
-        return foreground_places(target[0], 10, np.random.default_rng(0))
 
 
 def read_counted(path: Path) -> Image:
@@ -64,11 +55,11 @@ def cases(write_nifti: Callable[..., Path]) -> list[Case]:
 
 
 def test_each_case_keeps_its_size_and_comes_back_from_disk(cases: list[Case], tmp_path: Path) -> None:
-    store = build_place_store(cases, PLAN, Structures(), tmp_path / "prepared")
+    store = build_place_store(cases, PLAN, Segment(SCHEME), tmp_path / "prepared")
     assert [image.shape for image in store.images] == [(1, 12, 8, (20 + n) // 2) for n in range(5)]
     assert all(isinstance(image, np.memmap) and image.dtype == np.float16 for image in store.images)
     assert [target.shape[1:] for target in store.targets] == [image.shape[1:] for image in store.images]
-    assert [len(places[0]) for places in store.places] == [0, 10, 10, 10, 10]
+    assert [len(places[0]) for places in store.places] == [0] + [6 * 4 * 4] * 4  # 18 x 6.4 x 5.6 mm
     place = tuple(store.places[3][0][0])
     assert store.targets[3][(0, *place)] == 1
     assert store.lattices[2].size == (12, 8, 11)
@@ -82,21 +73,21 @@ def test_each_case_keeps_its_size_and_comes_back_from_disk(cases: list[Case], tm
 def test_only_what_changed_is_prepared_again(
     cases: list[Case], tmp_path: Path, write_nifti: Callable[..., Path]
 ) -> None:
-    build_place_store(cases, PLAN, Structures(), tmp_path / "prepared")
+    build_place_store(cases, PLAN, Segment(SCHEME), tmp_path / "prepared")
     assert len(READ) == 5
-    again = build_place_store(cases, PLAN, Structures(), tmp_path / "prepared")
+    again = build_place_store(cases, PLAN, Segment(SCHEME), tmp_path / "prepared")
     assert len(READ) == 5
     window = replace(PLAN, prepare=replace(PLAN.prepare, size=(4, 4, 4)))
-    build_place_store(cases, window, Structures(), tmp_path / "prepared")
+    build_place_store(cases, window, Segment(SCHEME), tmp_path / "prepared")
     assert len(READ) == 5  # another window takes the same arrays
     write_nifti("2-mask.nii.gz", np.zeros((22, 16, 12), np.uint8))
-    changed = build_place_store(cases, PLAN, Structures(), tmp_path / "prepared")
+    changed = build_place_store(cases, PLAN, Segment(SCHEME), tmp_path / "prepared")
     assert READ[5:] == ["2.nii.gz"]
     assert again.targets[3].any()
     assert not changed.targets[2].any()
     assert again.place is not None
     (again.place / "000001.json").unlink()  # killed before it was complete
-    build_place_store(cases, PLAN, Structures(), tmp_path / "prepared")
+    build_place_store(cases, PLAN, Segment(SCHEME), tmp_path / "prepared")
     assert READ[6:] == ["1.nii.gz"]
 
 
@@ -123,12 +114,12 @@ def broken() -> Image:
 
 def test_bad_studies_do_not_kill_good_ones(cases: list[Case], tmp_path: Path) -> None:
     cases[3] = replace(cases[3], images={"image": ImageSource(broken)})
-    store = build_place_store(cases, PLAN, Structures(), tmp_path)
+    store = build_place_store(cases, PLAN, Segment(SCHEME), tmp_path)
     assert store.ids == ("c0", "c1", "c2", "c4")
     assert [(skip.case, skip.reason) for skip in store.skipped] == [("c3", "truncated")]
     unread = [replace(case, images={"image": ImageSource(broken)}) for case in cases]
     with pytest.raises(DataError, match="5 of 5 cases cannot be prepared; the first because: truncated"):
-        build_place_store(unread, PLAN, Structures(), tmp_path / "other")
+        build_place_store(unread, PLAN, Segment(SCHEME), tmp_path / "other")
 
 
 def test_a_full_disk_is_named(cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,4 +128,4 @@ def test_a_full_disk_is_named(cases: list[Case], tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("shutil.disk_usage", lambda place: Full)
     with pytest.raises(ResourceError, match="the prepared arrays do not fit .* are free"):
-        build_place_store(cases, PLAN, Structures(), tmp_path)
+        build_place_store(cases, PLAN, Segment(SCHEME), tmp_path)

@@ -13,7 +13,7 @@ from sagittal.grid import Grid
 from sagittal.image import Image
 from sagittal.labels import LabelScheme
 from sagittal.prepare.lattice import Lattice
-from sagittal.prepare.truth_maps import box_target, foreground_places, label_target, structure_masks
+from sagittal.prepare.truth_maps import box_target, label_target, structure_masks
 from sagittal.truth import Boxes, Segmentation, SegmentationSource, Structure
 
 SCHEME = LabelScheme("structures", ("liver", "tumour"))
@@ -216,11 +216,3 @@ def test_each_component_of_a_mask_is_an_object() -> None:
             [0.5, 0.5, 16.5, 1.5, 1.5, 17.5, 1, 0],
         ],
     )
-
-
-def test_places_lie_in_their_class() -> None:
-    target = blocks().layers[0].transpose(2, 1, 0)
-    many, few, none = foreground_places(target, 50, np.random.default_rng(0), (1, 2, 3))
-    assert (len(many), len(few), len(none)) == (50, 50, 0)
-    assert (target[tuple(many.T)] == 1).all()
-    assert (target[tuple(few.T)] == 2).all()

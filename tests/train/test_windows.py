@@ -14,8 +14,8 @@ from sagittal.labels import LabelScheme
 from sagittal.prepare.lattice import Lattice
 from sagittal.prepare.place_store import PlaceStore
 from sagittal.prepare.plan import AugmentPlan, InputPlan, Plan, PreparePlan, TrainPlan
-from sagittal.prepare.truth_maps import foreground_places
 from sagittal.prepare.warp import sample_labels
+from sagittal.tasks.segment import Segment
 from sagittal.train.windows import WindowBatches, turns
 
 PLAN = Plan(
@@ -48,14 +48,13 @@ def make_store(count: int = 5, tables: int = 0) -> PlaceStore:
         if n == 1:
             label[0, 15, 25, 20] = 2
         targets.append(label)
-    rng = np.random.default_rng(0)
     return PlaceStore(
         ids=tuple(f"c{n}" for n in range(count)),
         images=tuple(np.full((1, *size), 10 * n, np.uint8) for n, size in enumerate(sizes)),
         targets=tuple(targets),
         tables=np.tile(np.arange(count, dtype=np.float32)[:, None], (1, tables)),
         lattices=tuple(Lattice.of(Grid(size[::-1], spacing=(1.0, 1.0, 1.5)), 3) for size in sizes),
-        places=tuple(foreground_places(t[0], 50, rng, (1, 2)) for t in targets),
+        places=tuple(Segment(PLAN.scheme).places(t, t.shape[1:]) for t in targets),
     )
 
 

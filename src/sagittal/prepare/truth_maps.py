@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -292,32 +291,3 @@ def _blank(label: Array, blank: tuple[Floats, tuple[slice, ...]] | None) -> None
     if blank is not None:
         part, box = blank
         label[box][part >= 0.5] = UNKNOWN
-
-
-def foreground_places(
-    target: Array, count: int, rng: np.random.Generator, classes: Sequence[int] = (1,)
-) -> tuple[Array, ...]:
-    """Random voxels of each class of a stored label map.
-
-    Parameters
-    ----------
-    target : (*size) uint8
-    count : int
-        At most that many a class.
-    rng : numpy.random.Generator
-    classes : sequence of int
-        Stored values.
-
-    Returns
-    -------
-    tuple of (m, d) int32, one for each class
-        Empty where the class is not there.
-    """
-    places = []
-    flat = target.reshape(-1)
-    for value in classes:
-        found = np.flatnonzero(flat == value)
-        if len(found) > count:
-            found = found[np.sort(rng.choice(len(found), count, replace=False))]
-        places.append(np.stack(np.unravel_index(found, target.shape), axis=1).astype(np.int32))
-    return tuple(places)
