@@ -165,7 +165,8 @@ def _cover(n: int, longest: int, shared: int, align: int, stride: int) -> tuple[
         if length <= longest or length - shared <= stride:
             break
     spare = max(n - length, 0) // stride
-    return min(length, n), tuple(stride * round(i * spare / (count - 1)) for i in range(count))
+    starts = {stride * round(i * spare / (count - 1)) for i in range(count)}  # fewer where the stride joins two
+    return min(length, n), tuple(sorted(starts))
 
 
 @dataclass(frozen=True, eq=False)
