@@ -24,7 +24,7 @@ from sagittal.types import Array, Bools, Floats
 LEAST_GAIN = 0.001
 #: Patients below which nothing is chosen.
 LEAST_PATIENTS = 3
-#: Resamples and the lower quantile of the gain that must not be negative.
+#: Resamples, and the quantile of their gains that must be positive; with no patient worse, three that are better suffice.
 RESAMPLES, LOWER = 1000, 0.05
 #: Quantiles of the volumes of false islands that are tried as least volume.
 QUANTILES = (0.5, 0.75, 0.9, 1.0)
@@ -128,8 +128,8 @@ def choose_cleaning(pieces: Sequence[Pieces], patients: Sequence[str], *, allowe
     """The steps that raise the mean Dice of validation cases of one structure.
 
     First one of: only the largest component, or a least volume (quantiles of the volumes of wholly false islands); then
-    filling. A step is kept where the mean gain over patients exceeds ``LEAST_GAIN`` and its bootstrapped lower limit is
-    not negative.
+    filling. A step is kept where the mean gain over patients exceeds ``LEAST_GAIN``, its bootstrapped lower limit is
+    positive, and more patients are better than worse.
 
     Parameters
     ----------
@@ -268,7 +268,7 @@ def _gain(
 
 
 def _helps(gain: Mapping[str, Any]) -> bool:
-    return bool(gain["mean"] > LEAST_GAIN and gain["lower"] >= 0 and gain["better"] > gain["worse"])
+    return bool(gain["mean"] > LEAST_GAIN and gain["lower"] > 0 and gain["better"] > gain["worse"])
 
 
 def _cut(hidden: Bools | None, box: Box) -> Bools | None:
