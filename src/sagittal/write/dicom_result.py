@@ -118,8 +118,11 @@ def stand_ins(source: Source) -> list[Header]:
                 del (
                     header.SpacingBetweenSlices
                 )  # of some makers it is no distance; highdicom finds it from the positions
-        elif "FrameOfReferenceUID" in header:
-            del header.FrameOfReferenceUID
+        else:
+            # The pixels are those of the image, which tells their size; without a thickness it would be half a size.
+            for keyword in ("FrameOfReferenceUID", "PixelSpacing"):
+                if keyword in header:
+                    delattr(header, keyword)
         made.append(header)
     return made
 

@@ -28,6 +28,7 @@ from sagittal.write.dicom_result import (
     save_dicom,
     stand_ins,
 )
+from sagittal.write.masks import mask_of
 from sagittal.write.sources import Source, open_source
 from sagittal.write.terminology import Term, Terminology
 
@@ -42,7 +43,7 @@ def write_dicom_seg(
     prediction: Prediction, case: Case, path: Path, *, kind: Kind = "BINARY", terminology: Terminology | None = None
 ) -> Path:
     """Write the mask of a prediction as a DICOM SEG of the study's series. See :func:`make_dicom_seg`."""
-    source = open_source(case, _mask(prediction).grid, _WHAT)
+    source = open_source(case, mask_of(prediction, _WHAT).grid, _WHAT)
     save_dicom(make_dicom_seg(prediction, source, kind=kind, terminology=terminology), path)
     return path
 
@@ -79,7 +80,7 @@ def make_dicom_seg(
     MissingPackageError
         If highdicom is not installed.
     """
-    hd, mask, maker = highdicom(), _mask(prediction), maker_of(prediction)
+    hd, mask, maker = highdicom(), mask_of(prediction, _WHAT), maker_of(prediction)
     names = [structure.name for structure in mask.segmentation.structures]
     _check(prediction, source, kind, names)
     terms = (terminology or Terminology()).find_all(names)
@@ -116,6 +117,8 @@ def make_dicom_seg(
             series_description=f"Segmentation by {maker.name}"[:64],
         )
     made.SoftwareVersions = [maker.software, maker.version]
+    if not source.placed:  # type 2C of the General Image module
+        made.PatientOrientation = source.header.get("PatientOrientation") or ""
     order = _refer(made, source)
     made.Rows, made.Columns = mask.grid.shape[1], mask.grid.shape[0]
     made.PixelData = _pixels(order, slices, names, size, kind)
@@ -126,16 +129,8 @@ def make_dicom_seg(
     return made
 
 
-def _mask(prediction: Prediction) -> Mask:
-    if not isinstance(prediction.finding, Mask):
-        raise ScopeError(
-            f"case {prediction.case}: {_WHAT} holds a mask, and this model found {type(prediction.finding).__name__}"
-        )
-    return prediction.finding
-
-
 def _check(prediction: Prediction, source: Source, kind: Kind, names: Sequence[str]) -> None:
-    mask = _mask(prediction)
+    mask = mask_of(prediction, _WHAT)
     if not names:
         raise DataError(f"case {prediction.case}: the mask names no structure, and a segmentation has one at least")
     if source.grid.shape != mask.grid.shape:
