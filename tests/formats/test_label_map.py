@@ -9,7 +9,7 @@ import pytest
 from PIL import Image as Pillow
 
 from sagittal.errors import DataError, GeometryError, ReadError
-from sagittal.formats.label_map import label_values, read_label_map, stack_masks
+from sagittal.formats.label_map import COLOUR, label_values, read_label_map, stack_masks
 from sagittal.grid import Grid
 from sagittal.read.sources import MASK_WAYS, make_mask_source
 
@@ -93,12 +93,28 @@ def test_the_indices_of_a_palette_count_and_not_its_colours(tmp_path):
     assert int(found.unknown.sum()) == 1
 
 
-def test_colours_are_no_labels(tmp_path):
-    colours = np.zeros((4, 4, 3), np.uint8)
-    colours[1, 1] = (200, 10, 10)
+def test_colours_are_values(tmp_path):
+    colours = np.zeros((4, 5, 3), np.uint8)
+    colours[1, 1:3] = (200, 10, 10)
+    colours[2, 2] = (0, 0, 255)
+    colours[3, 3] = (255, 255, 0)
     Pillow.fromarray(colours).save(tmp_path / "m.png")
-    with pytest.raises(ReadError, match="has 3 channels; expected one whole number in each voxel"):
-        read_label_map([tmp_path / "m.png"], names=["a"])
+    red, blue, yellow = (COLOUR + rgb for rgb in (0xC80A0A, 0x0000FF, 0xFFFF00))
+    assert label_values(tmp_path / "m.png") == tuple(sorted((red, blue, yellow)))
+    found = read_label_map([tmp_path / "m.png"], structures={"a": [red], "b": [blue, red]}, ignore=yellow)
+    assert found.layers.dtype == np.uint8
+    np.testing.assert_array_equal(np.argwhere(found.mask("a")), [[1, 1, 0], [2, 1, 0]])
+    assert (int(found.mask("b").sum()), np.argwhere(found.unknown).tolist()) == (3, [[3, 3, 0]])
+    part = read_label_map([tmp_path / "m.png"], structures={"a": [red]}, background=[blue, yellow])
+    assert (int(part.mask("a").sum()), int(part.layers.astype(bool).sum())) == (2, 2)
+    with pytest.raises(DataError, match=r"holds the values #0000ff, #ffff00, which no structure has \(a = #c80a0a\)"):
+        read_label_map([tmp_path / "m.png"], structures={"a": [red]})
+    photograph = np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8)
+    Pillow.fromarray(photograph).save(tmp_path / "p.png")
+    with pytest.raises(
+        ReadError, match=r"holds 1,\d\d\d colours, as a photograph does; a mask has one for each structure"
+    ):
+        label_values(tmp_path / "p.png")
 
 
 def test_a_blurred_mask_is_refused_with_advice(tmp_path):

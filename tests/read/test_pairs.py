@@ -313,3 +313,16 @@ def test_either_observer_of_chase(bench_data):
         assert set(np.unique(found.layers)) == {0, 1}
     one, two = (found.mask("vessel") for found in masks)
     assert 0.7 < 2 * (one & two).sum() / (one.sum() + two.sum()) < 0.9, "two readers agree as published, not entirely"
+
+
+def test_masks_in_colours(tmp_path, write_png):
+    pixels = np.zeros((9, 12, 3), np.uint8)
+    pixels[1:3, 2:7], pixels[4:6, 2:7], pixels[8] = (255, 0, 0), (0, 0, 255), (255, 255, 255)
+    for n in range(2):
+        write_png(f"images/{n}.png")
+        write_png(f"masks/{n}.png", pixels)
+    assert open_dataset(tmp_path).scheme.classes == ("#0000ff", "#ff0000", "#ffffff")
+    dataset = open_dataset(tmp_path, target="artery=#ff0000,vein=#0000FF,background=#ffffff")
+    assert values_of(dataset.cases[1]) == {"artery": 10, "vein": 10}
+    with pytest.raises(DataError, match="holds the values #ffffff, which no structure has"):
+        open_dataset(tmp_path, target="artery=#ff0000,vein=#0000ff").cases[0].truth.load()

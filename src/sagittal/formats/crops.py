@@ -12,7 +12,7 @@ from sagittal.errors import DataError, GeometryError
 from sagittal.formats.label_map import read_label_map, stack_masks
 from sagittal.formats.open_image import read_image
 from sagittal.grid import Grid
-from sagittal.truth import Segmentation, Structure
+from sagittal.truth import Segmentation
 from sagittal.types import Array
 
 
@@ -21,6 +21,7 @@ def read_crops(
     *,
     crops: Sequence[Mapping[str, Any]],
     structures: Mapping[str, Sequence[int]] | None = None,
+    background: Sequence[int] = (),
     ignore: int | None = None,
 ) -> Segmentation:
     """The segmentation in masks of parts of an image, on the grid of the image.
@@ -36,6 +37,8 @@ def read_crops(
         what it outlines, where the masks are of one structure each.
     structures : mapping of str to sequence of int, optional
         Name -> values, for masks whose values tell structures apart.
+    background : sequence of int
+        Values beside 0 that count as background.
     ignore : int, optional
         Value of which nothing is known.
 
@@ -52,7 +55,7 @@ def read_crops(
     parts = []
     for file, crop in zip(files, crops, strict=False):
         names = {"structures": structures} if structures is not None else {"names": [str(crop["name"])]}
-        found = read_label_map([file], ignore=ignore, **names)
+        found = read_label_map([file], background=background, ignore=ignore, **names)
         parts.append((found, _place(found.grid.shape, grid, crop)))
     if structures is None:
         return _joined(parts, [str(crop["name"]) for crop in crops], grid, ignore is not None)
@@ -63,9 +66,7 @@ def read_crops(
         if np.any((here != values) & (here != 0) & (values != 0)):
             raise DataError("two masks of parts of the image give a voxel different values; correct one of them")
         here[values != 0] = values[values != 0]
-    return Segmentation(
-        layer[np.newaxis], grid, tuple(Structure(n, tuple(map(int, of))) for n, of in structures.items()), ignore
-    )
+    return Segmentation(layer[np.newaxis], grid, parts[0][0].structures, parts[0][0].ignore)
 
 
 def _joined(

@@ -17,6 +17,10 @@ from sagittal.types import Array
 
 #: What a mask without a name of its own outlines.
 FOREGROUND = "foreground"
+#: A colour stands as the number above this that its hexadecimal digits are; black is 0.
+COLOUR = 2**24
+#: More colours than this are those of a photograph.
+_MOST_COLOURS = 256
 
 
 def read_label_map(
@@ -31,8 +35,9 @@ def read_label_map(
 
     Give `structures` for one file whose values tell structures apart, or `names`, one a file, for files in which every
     value but 0 (and `ignore`) means the same. Any format of :func:`sagittal.formats.open_image.read_image` will do;
-    pictures may be grey or have a palette, whose indices count and not its colours. Nothing is resampled: the grid is
-    that of the mask.
+    pictures may be grey or have a palette, whose indices count and not its colours. In pictures without palette each
+    colour but black is a value, ``COLOUR + 0xff0000`` for pure red; the segmentation then numbers them anew. Nothing is
+    resampled: the grid is that of the mask.
 
     Parameters
     ----------
@@ -67,14 +72,25 @@ def read_label_map(
     known = {0, *background, *(() if ignore is None else (ignore,)), *(v for of in wanted.values() for v in of)}
     others = sorted(set(_present(values)) - known)
     if others:
-        scheme = ", ".join(f"{name} = {'+'.join(map(str, of))}" for name, of in list(wanted.items())[:12])
+        scheme = ", ".join(f"{name} = {'+'.join(map(value_text, of))}" for name, of in list(wanted.items())[:12])
         raise DataError(
             f"label map: holds the values {_few(others)}, which no structure has ({scheme}); name them too, or mend the "
             "mask"
         )
     if background:
         values = np.where(np.isin(values, list(background)), values.dtype.type(0), values)
+    if max(known) > COLOUR:
+        values, wanted, ignore = _numbered(values, wanted, ignore)
     return Segmentation(values[np.newaxis], grid, tuple(Structure(n, of) for n, of in wanted.items()), ignore)
+
+
+def value_text(value: int) -> str:
+    """A value of a label map as it is shown and named: its number, or the digits of its colour.
+
+    >>> value_text(3), value_text(COLOUR + 0xFF8000)
+    ('3', '#ff8000')
+    """
+    return f"#{value - COLOUR:06x}" if value > COLOUR else str(value)
 
 
 def label_values(path: Path) -> tuple[int, ...]:
@@ -140,6 +156,22 @@ def _join(parts: list[tuple[Array, Grid]], names: list[str], ignore: int | None)
     return stack_masks(masks, grid, unknown if ignore is not None else None)
 
 
+def _numbered(
+    values: Array, wanted: Mapping[str, tuple[int, ...]], ignore: int | None
+) -> tuple[Array, dict[str, tuple[int, ...]], int | None]:
+    """Colours as the numbers 1, 2, 3 ... that one byte or two can hold."""
+    known = sorted({v for of in wanted.values() for v in of} | (set() if ignore is None else {ignore}))
+    number = {value: n for n, value in enumerate(known, start=1)}
+    small = np.zeros(values.shape, np.uint8 if len(known) < 256 else np.uint16)
+    for value, n in number.items():
+        small[values == value] = n
+    return (
+        small,
+        {name: tuple(number[v] for v in of) for name, of in wanted.items()},
+        None if ignore is None else number[ignore],
+    )
+
+
 def _present(values: Array) -> list[int]:
     """The different values, ascending."""
     if values.dtype.itemsize == 1:
@@ -148,7 +180,7 @@ def _present(values: Array) -> list[int]:
 
 
 def _few(values: Sequence[int]) -> str:
-    return ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
+    return ", ".join(map(value_text, values[:8])) + (", ..." if len(values) > 8 else "")
 
 
 def _read_labels(path: Path) -> tuple[Array, Grid]:
@@ -163,6 +195,8 @@ def _read_labels(path: Path) -> tuple[Array, Grid]:
     data = image.data
     if len(data) > 1 and reader_of(path) is read_raster and np.all(data == data[:1]):
         data = data[:1]  # grey that was saved as RGB
+    if len(data) == 3 and image.bits == 8 and reader_of(path) is read_raster:
+        return _colours(data), image.grid
     if len(data) != 1:
         raise ReadError(f"label map: has {len(data)} channels; expected one whole number in each voxel")
     low, high = float(data.min()), float(data.max())
@@ -179,6 +213,20 @@ def _read_labels(path: Path) -> tuple[Array, Grid]:
             "interpolation. Make it again with nearest-neighbour resampling."
         )
     return values, image.grid
+
+
+def _colours(data: Array) -> Array:
+    """Each colour but black as a number above COLOUR, (I, J, K)."""
+    red, green, blue = data.astype(np.uint32)
+    values = red << np.uint32(16) | green << np.uint32(8) | blue
+    found = np.unique(values)
+    if len(found) > _MOST_COLOURS:
+        raise ReadError(
+            f"label map: holds {len(found):,} colours, as a photograph does; a mask has one for each structure. A JPEG blurs "
+            "its colours and is no mask: save it as PNG."
+        )
+    values[values > 0] += np.uint32(COLOUR)
+    return np.asarray(values)
 
 
 def _palette_indices(path: Path) -> Array | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 
 from sagittal.formats.open_image import READERS, stem
@@ -19,11 +20,13 @@ class ImageIndex:
         Folder whose images are listed.
     beside : Path
         Another folder from which relative paths may start, such as that of a table.
+    without : collection of str
+        Folders right below `root` whose files are no images of cases, such as masks.
     """
 
-    def __init__(self, root: Path, beside: Path) -> None:
+    def __init__(self, root: Path, beside: Path, without: Collection[str] = ()) -> None:
         self.roots = list(dict.fromkeys((root, beside)))
-        self.files = image_files(root)
+        self.files = [file for file in image_files(root) if file.relative_to(root).parts[0] not in without]
         self.names: dict[str, list[Path]] = defaultdict(list)
         self.folders: dict[str, list[Path]] = defaultdict(list)
         self._groups: dict[Path, tuple[Path, ...]] = {}

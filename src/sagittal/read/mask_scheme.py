@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sagittal.errors import ConfigError, DataError, SagittalError, nearest
-from sagittal.formats.label_map import FOREGROUND, label_values
+from sagittal.formats.label_map import COLOUR, FOREGROUND, label_values, value_text
 from sagittal.formats.seg_nrrd import seg_nrrd_names
 from sagittal.labels import KINDS, Kind, LabelScheme
 from sagittal.read.sources import make_mask_source
 from sagittal.read.truths import is_lateral
 from sagittal.truth import SegmentationSource
 
-#: In a target: the value of which nothing is known, ``liver=1,ignore=255``.
-IGNORE = "ignore"
+#: In a target: the value of which nothing is known, ``liver=1,ignore=255``; and those that are no structure.
+IGNORE, BACKGROUND = "ignore", "background"
 _SLICER = ".seg.nrrd"
 #: Masks that are looked at to find out which values they hold.
 _SAMPLE = 12
@@ -43,23 +44,32 @@ def named_values(target: str | None) -> dict[str, tuple[int, ...]] | None:
     """Structures that a target names by their values; ``None`` where it does not.
 
     Several structures may share a value, as the regions of BraTS do. What is called ``ignore`` is no structure: nothing
-    is known of voxels of its value.
+    is known of voxels of its value; and ``background`` is none either. Colours are values by their digits: ``#ff0000``.
 
     >>> named_values("whole=1+2+3,core=1+3,ignore=255"), named_values("diagnosis")
     ({'whole': (1, 2, 3), 'core': (1, 3), 'ignore': (255,)}, None)
+    >>> named_values("vessel=#0000ff")
+    {'vessel': (16777471,)}
     """
     if target is None or "=" not in target:
         return None
     found: dict[str, tuple[int, ...]] = {}
     for part in target.split(","):
         name, _, values = (piece.strip() for piece in part.partition("="))
-        numbers = [value.strip() for value in values.split("+")]
-        if not name or name in found or not all(value.isdecimal() and int(value) > 0 for value in numbers):
-            raise ConfigError(f"'{part.strip()}' names no values of masks; expected NAME=1 or NAME=1+2")
-        found[name] = tuple(int(value) for value in numbers)
-    if len(found.get(IGNORE, (0,))) > 1 or set(found) == {IGNORE}:
+        numbers = [_value(value.strip()) for value in values.split("+")]
+        if not name or name in found or 0 in numbers:
+            raise ConfigError(f"'{part.strip()}' names no values of masks; expected NAME=1, NAME=1+2 or NAME=#ff0000")
+        found[name] = tuple(numbers)
+    if len(found.get(IGNORE, (0,))) > 1 or set(found) <= {IGNORE, BACKGROUND}:
         raise ConfigError(f"'{target}': expected one value to ignore, and at least one structure beside it")
     return found
+
+
+def _value(text: str) -> int:
+    """The value that a text names; 0 where it names none."""
+    if re.fullmatch(r"#[0-9a-fA-F]{6}", text):
+        return COLOUR + int(text[1:], 16) if int(text[1:], 16) else 0
+    return int(text) if text.isdecimal() else 0
 
 
 class MaskScheme:
@@ -88,7 +98,8 @@ class MaskScheme:
         *,
         kind: Kind = "structures",
     ) -> None:
-        self.named = {name: of for name, of in named.items() if name != IGNORE} if named else None
+        self.named = {name: of for name, of in named.items() if name not in {IGNORE, BACKGROUND}} if named else None
+        self.background = list(named.get(BACKGROUND, ())) if named else []
         self.ignore = named[IGNORE][0] if named and IGNORE in named else None
         self.structure = structure
         self._notes: tuple[str, ...] = ()
@@ -101,7 +112,7 @@ class MaskScheme:
         if self.named is None:
             values, looked = self._look(masks)
             if len(values) > 1:
-                self.named = {str(value): (value,) for value in values}
+                self.named = {value_text(value): (value,) for value in values}
                 self._notes = (
                     f"structures {', '.join(self.named)} by the values in {looked} of {len(masks)} masks; name them "
                     "with --target 'liver=1,tumour=2', regions of several values with 'whole=1+2,core=1'",
@@ -109,9 +120,9 @@ class MaskScheme:
             else:
                 self._notes = (f"masks of one value outline '{structure}'",)
         if self.ignore is not None:
-            self._notes = (*self._notes, f"value {self.ignore} means that nothing is known")
+            self._notes = (*self._notes, f"value {value_text(self.ignore)} means that nothing is known")
         names = tuple(self.named or (structure,))
-        meaning = {name: "value " + " + ".join(map(str, of)) for name, of in (self.named or {}).items()}
+        meaning = {name: "value " + " + ".join(map(value_text, of)) for name, of in (self.named or {}).items()}
         self.scheme = LabelScheme(kind, names, "mask", lateral=is_lateral(names), meaning=meaning)
 
     def source(self, case: str, files: Sequence[Path], *, outlined: Sequence[str] | None = None) -> SegmentationSource:
@@ -139,7 +150,7 @@ class MaskScheme:
             options["structures"] = {name: of for name, of in options["structures"].items() if name in known}
             others = sorted({v for name, of in self.named.items() if name not in known for v in of})
             taken = {v for of in options["structures"].values() for v in of}
-            options["background"] = [v for v in others if v not in taken]
+            options["background"] = [v for v in [*self.background, *others] if v not in taken]
         return make_mask_source(case, "label_map", files, options, structures=known)
 
     def options(self, case: str, count: int) -> dict[str, Any]:
@@ -155,7 +166,8 @@ class MaskScheme:
             return {"names": [self.structure] * count, **ignored}
         if count > 1:
             raise DataError(f"case {case}: has {count} masks of several values each; give one mask an image")
-        return {"structures": {name: list(of) for name, of in self.named.items()}, **ignored}
+        besides = {"background": self.background} if self.background else {}
+        return {"structures": {name: list(of) for name, of in self.named.items()}, **besides, **ignored}
 
     def notes(self) -> tuple[str, ...]:
         """What was found in the masks, in words."""

@@ -19,6 +19,7 @@ from sagittal.read.request import Request
 from sagittal.read.sources import file_source
 from sagittal.read.studies import unique
 from sagittal.read.truths import scheme_of_places, sort_classes
+from sagittal.read.voc_masks import MASKS, OBJECTS, has_class_masks, open_voc_masks
 from sagittal.truth import Boxes
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -43,16 +44,22 @@ def open_voc(request: Request) -> Dataset:
     found nor as missed. Boxes are kept as they are, degenerate ones too. Annotations that cannot be read, images
     without annotation, annotations without image, and names in two splits are reported as skipped.
 
+    With the kind ``structures``, or without annotations, masks of ``SegmentationClass`` are read instead:
+    :func:`sagittal.read.voc_masks.open_voc_masks`.
+
     Raises
     ------
     DataError
         If there is no annotation, or none names an object.
     """
     root = Path(request.source).resolve()
+    masks = has_class_masks(root)
+    if masks and (request.kind == "structures" or not annotation_files(root, most=1)):
+        return open_voc_masks(request)
     annotations = annotation_files(root)
     if not annotations:
         raise DataError(f"'{root.name}' holds no annotation of Pascal VOC (an XML file for each image)")
-    index = ImageIndex(root, root)
+    index = ImageIndex(root, root, without=(MASKS, OBJECTS))
     splits, notes = _splits(root)
     listed = set(splits)
     skipped: list[Skipped] = []
@@ -75,6 +82,7 @@ def open_voc(request: Request) -> Dataset:
         found.append((image.relative_to(root).with_name(stem(image)).as_posix(), image, objects, size, split))
     skipped += [Skipped(name, "ImageSets lists it, but it has no annotation", "no-truth") for name in sorted(listed)]
     loose = [file.relative_to(root).as_posix() for file in index.files if file not in used]
+    notes = (*notes, *((f"not used: the masks of {MASKS} (--kind structures)",) if masks else ()))
     skipped += [Skipped(name, "an image without annotation", "no-truth") for name in loose]
     names = sort_classes({one.name for _, _, objects, _, _ in found for one in objects})
     if not names:
@@ -96,8 +104,8 @@ def open_voc(request: Request) -> Dataset:
 
 
 def is_voc(folder: Path) -> bool:
-    """Whether a folder holds annotations of Pascal VOC."""
-    return folder.is_dir() and bool(annotation_files(folder, most=1))
+    """Whether a folder holds annotations or masks of Pascal VOC."""
+    return folder.is_dir() and (has_class_masks(folder) or bool(annotation_files(folder, most=1)))
 
 
 def annotation_files(root: Path, most: int | None = None) -> list[Path]:
