@@ -14,6 +14,7 @@ from sagittal.case import Case
 from sagittal.dataset import Dataset
 from sagittal.errors import DataError
 from sagittal.prepare.plan import SplitPlan
+from sagittal.truth import Boxes, SegmentationSource
 from sagittal.types import Array
 
 
@@ -111,7 +112,11 @@ def _grouped_folds(cases: Sequence[Case], folds: int, seed: int) -> list[tuple[l
 
 def _strata(cases: Sequence[Case], folds: int) -> Array:
     """A class a case; classes with fewer cases than folds are pooled, so that none is asked to be everywhere."""
-    truth = np.array([np.nan_to_num(case.scores.values) for case in cases if case.scores is not None])
+    held = [_holds(case) for case in cases]
+    labels = sorted(set().union(*held))
+    truth = np.array([[label in each for label in labels] for each in held], dtype=np.float64).reshape(len(cases), -1)
+    if not labels:
+        return np.zeros(len(cases), dtype=np.intp)
     rarity = 1 / np.maximum(truth.sum(axis=0), 1)
     strata = np.where(truth.any(axis=1), (truth * rarity).argmax(axis=1), -1)
     values, counts = np.unique(strata, return_counts=True)
@@ -120,6 +125,15 @@ def _strata(cases: Sequence[Case], folds: int) -> Array:
     if 0 < (strata == -2).sum() < folds:
         strata[strata == -2] = values[counts.argmax()]
     return strata
+
+
+def _holds(case: Case) -> set[int | str]:
+    """What a case is known to have without reading its pixels: classes, kinds of objects, or outlined structures."""
+    if case.scores is not None:
+        return set(np.flatnonzero(np.nan_to_num(case.scores.values) > 0).tolist())
+    if isinstance(case.truth, Boxes):
+        return set(case.truth.classes.tolist())
+    return set(case.truth.structures) if isinstance(case.truth, SegmentationSource) else set()
 
 
 def _ids(cases: Sequence[Case]) -> tuple[str, ...]:
