@@ -121,6 +121,7 @@ def make_dicom_sr(
     MissingPackageError
         If highdicom is not installed.
     """
+    _grid_of(prediction)
     hd, maker = highdicom(), maker_of(prediction)
     builder = _Builder(prediction, source, maker)
     with made_by_highdicom(prediction.case, _WHAT):
