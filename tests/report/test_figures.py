@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 
 from sagittal.evaluate.evidence import Evidence, evaluate_model
 from sagittal.labels import LabelScheme
-from sagittal.report import figures
+from sagittal.report import figures, style
 
 KINDS = {
     "binary": ("benign", "malignant"),
@@ -33,7 +33,7 @@ def make(kind, oracle, dataset_of, n=80, **options):
 def test_every_kind_has_its_figures(kind, oracle, dataset_of, tmp_path):
     before = dict(mpl.rcParams)
     drawn = figures.evidence_figures(make(kind, oracle, dataset_of))
-    saved = figures.save_figures(drawn, tmp_path)
+    saved = style.save_figures(drawn, tmp_path)
     names = {"confusion_matrix.png", "roc_curve.png", "pr_curve.png", "calibration.png", "decision_curve.png"}
     assert set(saved) == names == {p.name for p in tmp_path.iterdir()}
     for png in saved.values():
@@ -47,7 +47,7 @@ def test_every_kind_has_its_figures(kind, oracle, dataset_of, tmp_path):
 
 def test_the_same_evidence_draws_the_same_bytes(oracle, dataset_of):
     evidence = make("binary", oracle, dataset_of)
-    first, second = (figures.to_png(figures.roc_figure(evidence)) for _ in range(2))
+    first, second = (style.to_png(figures.roc_figure(evidence)) for _ in range(2))
     assert first == second
 
 
@@ -87,13 +87,13 @@ def test_an_absent_class_is_drawn_without_a_warning(truth, oracle, dataset_of):
     drawn = figures.evidence_figures(one)
     assert len(drawn) == (5 if truth else 0)
     for figure in drawn.values():
-        figures.to_png(figure)
+        style.to_png(figure)
 
 
 def test_names_are_text_and_not_formulas(oracle, dataset_of):
     scheme = LabelScheme("binary", ("$\\frac{1}", "_b^ $x$ <b> 良性 " + "long " * 20))
     evidence = evaluate_model(oracle(scheme), dataset_of(scheme, 40), resamples=20)
-    figures.to_png(figures.confusion_figure(evidence))
+    style.to_png(figures.confusion_figure(evidence))
     labels = [t.get_text() for t in figures.roc_figure(evidence).legends[0].get_texts()]
     assert any("$x$" in text for text in labels)
 
@@ -110,7 +110,7 @@ def test_training_figure_has_a_line_a_member_and_score():
     left, right = figure.axes
     assert len(left.lines) == len(right.lines) == 6
     assert [t.get_text() for t in right.get_legend().get_texts()] == ["AUC (ROC)", "Accuracy"]
-    figures.to_png(figures.training_figure(table[table["step"] == 0].drop(columns="member")))
+    style.to_png(figures.training_figure(table[table["step"] == 0].drop(columns="member")))
 
 
 @pytest.mark.parametrize("shape", [(1, 20, 24), (3, 20, 24), (1, 7, 20, 24), (2, 9, 9)])
@@ -121,7 +121,7 @@ def test_batch_figure_shows_each_array(shape):
     assert len(shown) == 16
     assert shown[3].images[0].get_array().shape[:2] == shape[-2:]
     assert shown[3].get_title(loc="left").startswith("case 3")
-    figures.to_png(figures.batch_figure(np.zeros((1, *shape)), ["constant"]))
+    style.to_png(figures.batch_figure(np.zeros((1, *shape)), ["constant"]))
 
 
 def test_subgroup_figure_marks_small_groups(oracle, dataset_of):
@@ -129,4 +129,4 @@ def test_subgroup_figure_marks_small_groups(oracle, dataset_of):
     figure = figures.subgroup_figure(evidence, "scanner", "accuracy")
     labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
     assert labels == ["common  n = 78", "rare  n = 2"]
-    figures.to_png(figures.subgroup_figure(evidence, "scanner", "auc"))
+    style.to_png(figures.subgroup_figure(evidence, "scanner", "auc"))

@@ -22,7 +22,7 @@ from sagittal.model.looks import Look
 from sagittal.model.operating import OperatingPoint
 from sagittal.model.parts import IntendedUse
 from sagittal.prepare.plan import Plan
-from sagittal.report import words
+from sagittal.report import measure_names, words
 from sagittal.report.card import model_card
 from sagittal.report.page import render, write_report, write_training_figure
 from sagittal.report.pictures import CasePicture, MapPicture, choose_cases, draw_cases, png_bytes
@@ -112,10 +112,10 @@ def test_page_says_what_was_found_beside_the_baseline(evidence, binary, tmp_path
     assert "Not a medical device" in page
     for name, e in evidence.overall.items():
         if not name.startswith("baseline."):
-            assert words.title_of(name) in page
-            assert words.number(e.value) in page
-            assert words.interval(e) in page
-    assert words.number(evidence.overall["baseline.accuracy"].value) in page
+            assert measure_names.title_of(name) in page
+            assert measure_names.number(e.value) in page
+            assert measure_names.interval(e) in page
+    assert measure_names.number(evidence.overall["baseline.accuracy"].value) in page
     for expected in ("adults", "546", "first look", "sensitivity=0.95", "in use", "case c7: the file ends early", "s1",
                      "unlike the training cases", "n < 20", "(missing)", "DeLong", "Obuchowski", "seed 0", "2.13.0"):  # fmt: skip
         assert expected in page, expected
@@ -272,9 +272,9 @@ def test_a_group_that_does_worse_is_named(binary, oracle, dataset_of):
 
 
 def test_numbers_in_words():
-    assert words.number(-0.1234) == "\u22120.123"
-    assert words.percent(Estimate(math.nan)) == "not defined"
-    assert words.percent(Estimate(0.5)) == "50\u00a0%"
+    assert measure_names.number(-0.1234) == "\u22120.123"
+    assert measure_names.percent(Estimate(math.nan)) == "not defined"
+    assert measure_names.percent(Estimate(0.5)) == "50\u00a0%"
 
 
 # --- pictures

@@ -441,7 +441,7 @@ def settings_of(model: Predicts, **others: Any) -> Settings:
         model=str(getattr(model, "label", model.name)),
         task=_registered(task),
         scheme=scheme,
-        dimensions=int(getattr(task, "dimensions", 2)),
+        dimensions=int(getattr(task, "dimensions", 2 if plan is None else plan.input.dimensions)),
         tolerance_mm=float(getattr(task, "tolerance_mm", 2.0)),
         operating_point=str(named or "most-probable"),
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -8,34 +8,22 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sagittal.evaluate.evidence import Evidence
+from sagittal.labels import PLACE_KINDS
 from sagittal.prepare.plan import Plan
-from sagittal.report import words
+from sagittal.report import measure_names, words
+from sagittal.report.facts import settled_rows
+from sagittal.report.kinds import telling_of
 
 if TYPE_CHECKING:
     from sagittal.model.looks import Look
     from sagittal.model.package import Model
+    from sagittal.model.place_model import PlaceModel
 
 NOT_STATED = "not stated"
 
-#: Measures that a card shows of the whole, where there are any.
-SHOWN = (
-    "auc",
-    "average_precision",
-    "accuracy",
-    "balanced_accuracy",
-    "sensitivity",
-    "specificity",
-    "ppv",
-    "npv",
-    "mcc",
-    "quadratic_kappa",
-    "brier",
-    "ece",
-)
-
 
 def model_card(
-    model: Model | None = None,
+    model: Model | PlaceModel | None = None,
     plan: Plan | None = None,
     evidence: Evidence | None = None,
     *,
@@ -76,7 +64,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def _use(model: Model | None) -> list[str]:
+def _use(model: Model | PlaceModel | None) -> list[str]:
     use = model.intended_use if model is not None else None
     names = (
         "question",
@@ -91,20 +79,22 @@ def _use(model: Model | None) -> list[str]:
     )
     rows = [(n.replace("_", " "), _text(getattr(use, n, None))) for n in names]
     for n, title in (("size", "size, voxels"), ("spacing_mm", "spacing, mm")):
-        rows.append((title, words.ranges(getattr(use, n, ())) or NOT_STATED))
+        rows.append((title, measure_names.ranges(getattr(use, n, ())) or NOT_STATED))
     return ["## Intended use", _table(("", ""), rows)]
 
 
-def _how(model: Model | None, plan: Plan | None) -> list[str]:
+def _how(model: Model | PlaceModel | None, plan: Plan | None) -> list[str]:
     if plan is None:
         return ["## How it works", f"Network, preprocessing and training: {NOT_STATED}."]
-    p, n, t, d = plan.prepare, plan.network, plan.train, plan.decide
-    spacing = (
-        f"resampled to {' × '.join(f'{mm:g}' for mm in p.spacing_mm)} mm" if p.spacing_mm else "stretched or padded"
-    )
+    p, n, t = plan.prepare, plan.network, plan.train
+    other = "stretched or padded" if p.whole else "at its own size" if p.zoom is None else "resampled"
+    spacing = f"resampled to {' × '.join(f'{mm:g}' for mm in p.spacing_mm)} mm" if p.spacing_mm else other
     rows = [
         ("classes", _text(", ".join(plan.scheme.classes)) + f" ({plan.scheme.kind})"),
-        ("input", f"{' × '.join(map(str, p.size))}, {plan.input.channels} channels, {spacing}"),
+        (
+            "input",
+            f"{'' if p.whole else 'windows of '}{' × '.join(map(str, p.size))}, {plan.input.channels} channels, {spacing}",
+        ),
         ("clinical columns", _text(", ".join(c.name for c in plan.input.table))),
         (
             "network",
@@ -115,14 +105,29 @@ def _how(model: Model | None, plan: Plan | None) -> list[str]:
             "training",
             f"{t.optimizer}, learning rate {t.learning_rate:g}, batch {t.batch}, {t.epochs:g} epochs, seed {plan.seed}",
         ),
-        ("class weights", t.class_weights),
-        ("calibration", f"{d.calibration}, on validation cases"),
-        ("operating point", f"{_text(d.operating_point)}, chosen on validation cases"),
+        *_decides(model, plan),
     ]
     return ["## How it works", _table(("", ""), rows)]
 
 
-def _data(model: Model | None, plan: Plan | None) -> list[str]:
+def _decides(model: Model | PlaceModel | None, plan: Plan) -> list[tuple[str, str]]:
+    """How the network's answers are used."""
+    t, d = plan.train, plan.decide
+    if plan.scheme.kind not in PLACE_KINDS:
+        return [
+            ("class weights", t.class_weights),
+            ("calibration", f"{d.calibration}, on validation cases"),
+            ("operating point", f"{_text(d.operating_point)}, chosen on validation cases"),
+        ]
+    rows = [
+        ("windows around a structure or object", f"{100 * t.foreground:g} %"),
+        ("neighbouring windows overlap by", f"{100 * d.overlap:g} %"),
+        ("mirrored views averaged", _text(", ".join(f"axis {axis}" for axis in d.flips)) if d.flips else "none"),
+    ]
+    return [*rows, *((_text(name), _text(told)) for name, told in settled_rows(model))]
+
+
+def _data(model: Model | PlaceModel | None, plan: Plan | None) -> list[str]:
     data: Mapping[str, Any] = model.data if model is not None else {}
     classes = data.get("classes")
     counted = ", ".join(f"{k} {v}" for k, v in classes.items()) if isinstance(classes, Mapping) else None
@@ -159,17 +164,18 @@ def _worth(evidence: Evidence | None) -> list[str]:
     if evidence is None:
         return ["## What it is worth", "Not evaluated yet: `sagittal evaluate MODEL SOURCE -o DIR`."]
     s = evidence.settings
+    kind = s.scheme.kind if s.scheme is not None else ""
     rows = []
-    for name in SHOWN:
+    for name in telling_of(evidence).shown:
         e, base = evidence.overall.get(name), evidence.overall.get(f"baseline.{name}")
-        if e is not None and math.isfinite(e.value):
-            limits = words.interval(e) or "–"
+        if e is not None and not math.isnan(e.value):
+            limits = measure_names.interval(e) or "–"
             rows.append(
                 (
-                    words.title_of(name),
-                    words.number(e.value),
+                    measure_names.title_of(name, kind),
+                    measure_names.number(e.value),
                     limits,
-                    words.number(base.value) if base else "–",
+                    measure_names.number(base.value) if base else "–",
                     f"{e.n:,}",
                 )
             )
@@ -200,7 +206,7 @@ def _looks(looks: Sequence[Look]) -> list[str]:
     return ["## Looks at test data", _table(("look", "when", "data", "split", "cases"), rows)]
 
 
-def _origin(model: Model | None) -> list[str]:
+def _origin(model: Model | PlaceModel | None) -> list[str]:
     if model is None:
         return []
     versions = ", ".join(f"{k} {v}" for k, v in model.versions.items())

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,8 +12,18 @@ from sagittal.evaluate.curves import answers_of, decision_curve, pr_curve, relia
 from sagittal.evaluate.evidence import Evidence
 from sagittal.metrics.decision import confusion_matrix
 from sagittal.metrics.intervals import Estimate
-from sagittal.report.words import title_of
-from sagittal.tasks.picture import wide_font
+from sagittal.report.detect_figures import detect_figures
+from sagittal.report.measure_names import title_of
+from sagittal.report.segment_figures import segment_figures
+from sagittal.report.style import (
+    COLOURS,
+    GREY,
+    legend_below,
+    sheet,
+    short,
+    square,
+    with_interval,
+)
 from sagittal.types import Array, Floats
 
 if TYPE_CHECKING:
@@ -26,86 +32,10 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-#: Okabe and Ito's colours without yellow: told apart by colour-blind readers, dark enough on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#7A5C00", "#000000", "#E69F00")
-GREY = "#6B7280"
 _BLUES = ["#FFFFFF", "#CFE3F2", "#5FA8D3", "#0B5A8F"]
 
 #: Classes drawn in one figure, at most: the most frequent ones.
 MOST_CLASSES = len(COLOURS)
-
-_STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10.5,
-    "axes.titlesize": 11.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": "#9CA3AF",
-    "axes.labelcolor": "#111827",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E5E7EB",
-    "grid.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "xtick.color": "#374151",
-    "ytick.color": "#374151",
-    "text.color": "#111827",
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "lines.linewidth": 1.8,
-    "text.parse_math": False,  # a class called "$x$" is a name
-    "savefig.facecolor": "white",
-}
-
-
-def _use_wide_font(figure: Figure) -> None:
-    """Write Chinese, Japanese and Korean names in a font that has their signs, where one is installed."""
-    from matplotlib.text import Text
-
-    other = wide_font()
-    if other is None:
-        return
-    for text in figure.findobj(Text):
-        if isinstance(text, Text) and any(ord(sign) >= 0x2E80 for sign in text.get_text()):
-            text.set_fontfamily(["DejaVu Sans", other[0]])
-            text.set_fontweight("normal")  # these fonts often have no bold
-
-
-@contextmanager
-def _sheet(width: float = 5.4, height: float = 4.8) -> Iterator[Figure]:
-    """A new figure in the style of the report."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure
-
-
-def to_png(figure: Figure) -> bytes:
-    """The figure as the bytes of a PNG; the same figure gives the same bytes."""
-    from matplotlib import rc_context
-
-    stream = io.BytesIO()
-    _use_wide_font(figure)
-    with rc_context(_STYLE), warnings.catch_warnings():
-        # A name in a script that no installed font has: boxes in the picture, the tables have it right.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
-        figure.savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()
-
-
-def short(name: str, length: int = 24) -> str:
-    """A name that fits a legend.
-
-    >>> short("actinic keratoses and intraepithelial carcinoma")
-    'actinic keratoses and i…'
-    """
-    shown = f" {name}" if name.startswith("_") else name  # matplotlib hides what begins with an underscore
-    return shown if len(shown) <= length else shown[: length - 1] + "\u2026"
 
 
 def drawn_classes(evidence: Evidence) -> tuple[str, ...]:
@@ -119,58 +49,38 @@ def drawn_classes(evidence: Evidence) -> tuple[str, ...]:
     return tuple(classes[c] for c in kept)
 
 
-def _with_interval(estimate: Estimate | None) -> str:
-    if estimate is None or not math.isfinite(estimate.value):
-        return "not defined"
-    if not math.isfinite(estimate.low):
-        return f"{estimate.value:.2f}"
-    return f"{estimate.value:.2f} ({estimate.low:.2f}\u2013{estimate.high:.2f})"
-
-
 def _class_measure(evidence: Evidence, label: str, measure: str) -> Estimate | None:
     return evidence.classes.get(label, {}).get(measure)
-
-
-def _square(axes: Axes) -> None:
-    axes.set_xlim(-0.01, 1.01)
-    axes.set_ylim(-0.01, 1.01)
-    axes.set_aspect("equal")
-
-
-def _legend_below(figure: Figure, axes: Axes) -> None:
-    """A legend under the axes, for which the layout makes room."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=1, handlelength=1.8)
 
 
 def roc_figure(evidence: Evidence) -> Figure:
     """ROC curve of each class, its AUC with interval, and the operating point in use."""
     names = drawn_classes(evidence)
-    with _sheet(5.0, 5.6 + 0.21 * len(names)) as figure:
+    with sheet(5.0, 5.6 + 0.21 * len(names)) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="chance: 0.50")
         for colour, name in zip(COLOURS, names, strict=False):
             curve = roc_curve(evidence, name)
-            label = f"{short(name)}: AUC {_with_interval(_class_measure(evidence, name, 'auc'))}"
+            label = f"{short(name)}: AUC {with_interval(_class_measure(evidence, name, 'auc'))}"
             axes.plot(curve.x, curve.y, color=colour, label=label)
             hit, rest = (_class_measure(evidence, name, m) for m in ("sensitivity", "specificity"))
             if hit and rest and math.isfinite(hit.value + rest.value):
                 axes.plot(1 - rest.value, hit.value, "o", color=colour, markersize=7, markeredgecolor="white")
         axes.plot([], [], "o", color=GREY, markersize=6, label=f"operating point: {evidence.settings.operating_point}")
-        _square(axes)
+        square(axes)
         axes.set(xlabel="1 \u2212 specificity", ylabel="sensitivity", title="ROC curve")
-        _legend_below(figure, axes)
+        legend_below(figure, axes)
         return figure
 
 
 def pr_figure(evidence: Evidence) -> Figure:
     """Precision-recall curve of each class with its average precision; the dashed line is the class's frequency."""
     names = drawn_classes(evidence)
-    with _sheet(5.0, 5.6 + 0.21 * len(names)) as figure:
+    with sheet(5.0, 5.6 + 0.21 * len(names)) as figure:
         axes = figure.subplots()
         for colour, name in zip(COLOURS, names, strict=False):
             curve = pr_curve(evidence, name)
-            label = f"{short(name)}: AP {_with_interval(_class_measure(evidence, name, 'average_precision'))}"
+            label = f"{short(name)}: AP {with_interval(_class_measure(evidence, name, 'average_precision'))}"
             if np.isfinite(curve.x).any():
                 # Where recall is gained; the area under these steps is the average precision.
                 gained = np.diff(curve.x, prepend=0) > 0
@@ -180,9 +90,9 @@ def pr_figure(evidence: Evidence) -> Figure:
             if share and math.isfinite(share.value):
                 axes.axhline(share.value, color=colour, linewidth=0.9, linestyle="--", alpha=0.7)
         axes.plot([], [], color=GREY, linewidth=1, linestyle="--", label="frequency of the class (chance)")
-        _square(axes)
+        square(axes)
         axes.set(xlabel="recall (sensitivity)", ylabel="precision (PPV)", title="Precision and recall")
-        _legend_below(figure, axes)
+        legend_below(figure, axes)
         return figure
 
 
@@ -191,7 +101,7 @@ def calibration_figure(evidence: Evidence) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     names = drawn_classes(evidence)
-    with _sheet(5.0, 5.9 + 0.1 * len(names)) as figure:
+    with sheet(5.0, 5.9 + 0.1 * len(names)) as figure:
         axes, below = figure.subplots(2, 1, gridspec_kw={"height_ratios": [5, 1]}, sharex=True)
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
         for colour, name in zip(COLOURS, names, strict=False):
@@ -208,7 +118,7 @@ def calibration_figure(evidence: Evidence) -> Figure:
             edges = np.linspace(0, 1, 26).tolist()
             below.hist(p, bins=edges, color=colour, histtype="stepfilled" if len(names) == 1 else "step", alpha=0.8)
         axes.set_ylim(-0.02, 1.02)
-        error = f": mean gap (ECE) {_with_interval(evidence.overall.get('ece'))}" if len(names) == 1 else ""
+        error = f": mean gap (ECE) {with_interval(evidence.overall.get('ece'))}" if len(names) == 1 else ""
         axes.set_title("Calibration" + error)
         axes.set_ylabel("observed frequency")
         below.set(xlabel="stated probability", ylabel="cases", xlim=(-0.02, 1.02))
@@ -226,7 +136,7 @@ def decision_figure(evidence: Evidence) -> Figure:
     from matplotlib.ticker import PercentFormatter
 
     names = drawn_classes(evidence)
-    with _sheet(5.6, 4.8 + 0.19 * len(names)) as figure:
+    with sheet(5.6, 4.8 + 0.19 * len(names)) as figure:
         axes = figure.subplots()
         top = 0.05
         for colour, name in zip(COLOURS, names, strict=False):
@@ -246,7 +156,7 @@ def decision_figure(evidence: Evidence) -> Figure:
             ylabel="net benefit (true positives a case)",
             title="Decision curve",
         )
-        _legend_below(figure, axes)
+        legend_below(figure, axes)
         return figure
 
 
@@ -261,7 +171,7 @@ def confusion_figure(evidence: Evidence) -> Figure:
         for v in (answers.decided, answers.truth)
     )
     side = float(np.clip(2.6 + 0.62 * len(classes), 4.2, 14))
-    with _sheet(side + 0.4, side) as figure:
+    with sheet(side + 0.4, side) as figure:
         axes = figure.subplots()
         _draw_matrix(axes, confusion_matrix(pred, true, len(classes)), [short(n, 18) for n in classes])
         axes.set(xlabel="answer of the model", ylabel="truth", title="Confusion matrix")
@@ -293,7 +203,7 @@ def _draw_matrix(axes: Axes, matrix: Floats, names: Sequence[str]) -> None:
 def _confusion_panels(truth: Floats, decided: Floats, classes: Sequence[str]) -> Figure:
     columns = min(4, len(classes))
     rows = math.ceil(len(classes) / columns)
-    with _sheet(2.5 * columns, 2.6 * rows + 0.3) as figure:
+    with sheet(2.5 * columns, 2.6 * rows + 0.3) as figure:
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for c, name in enumerate(classes):
             labels = [np.where(np.isfinite(v[:, c]), v[:, c], -1).astype(int) for v in (decided, truth)]
@@ -321,7 +231,7 @@ def training_figure(results: pd.DataFrame) -> Figure:
     scores = [c for c in results if str(c).startswith("val_") and c != "val_loss"]
     member = results["member"] if "member" in results else pd.Series(0, index=results.index)
     groups = list(results.groupby(member, sort=True))
-    with _sheet(9.2, 3.9) as figure:
+    with sheet(9.2, 3.9) as figure:
         left, right = figure.subplots(1, 2)
         for number, (_, rows) in enumerate(groups):
             mark = "o" if len(rows) == 1 else None
@@ -358,7 +268,7 @@ def batch_figure(arrays: Array, captions: Sequence[str], *, title: str = "", col
     shown = min(len(arrays), 16, len(captions))
     columns = max(1, min(columns, shown))
     rows = max(1, math.ceil(shown / columns))
-    with _sheet(2.3 * columns, 2.6 * rows + 0.3) as figure:
+    with sheet(2.3 * columns, 2.6 * rows + 0.3) as figure:
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for n, panel in enumerate(panels):
             panel.set_axis_off()
@@ -382,9 +292,10 @@ def subgroup_figure(evidence: Evidence, column: str, measure: str) -> Figure:
     """One measure in each group of a column with its interval; the line is all cases."""
     groups = evidence.subgroups[column]
     small = evidence.groupings[column].small
-    with _sheet(6.6, 1.6 + 0.34 * len(groups)) as figure:
+    with sheet(6.6, 1.6 + 0.34 * len(groups)) as figure:
         axes = figure.subplots()
         whole = evidence.overall[measure]
+        kind = evidence.settings.scheme.kind if evidence.settings.scheme is not None else ""
         axes.axvline(whole.value, color=COLOURS[0], linewidth=1, linestyle="--", label=f"all cases: {whole.value:.2f}")
         for n, (name, measures) in enumerate(groups.items()):
             e = measures.get(measure)
@@ -400,14 +311,19 @@ def subgroup_figure(evidence: Evidence, column: str, measure: str) -> Figure:
             [f"{short(name, 26)}  n = {int(evidence.groupings[column].members[name].sum())}" for name in groups],
         )
         axes.set_ylim(len(groups) - 0.4, -0.6)
-        axes.set(xlabel=title_of(measure) + " (grey: fewer than 20 cases)", title=f"By {short(column, 40)}")
-        _legend_below(figure, axes)
+        axes.set(xlabel=title_of(measure, kind) + " (grey: fewer than 20 cases)", title=f"By {short(column, 40)}")
+        legend_below(figure, axes)
         return figure
 
 
 def evidence_figures(evidence: Evidence) -> dict[str, Figure]:
-    """The figures of classification evidence by file name; empty without a case of known truth."""
-    if evidence.settings.scheme is None or len(answers_of(evidence)) == 0:
+    """The figures of evidence by file name; empty without a case of known truth."""
+    scheme = evidence.settings.scheme
+    if scheme is not None and scheme.kind == "structures":
+        return segment_figures(evidence)
+    if scheme is not None and scheme.kind == "objects":
+        return detect_figures(evidence)
+    if scheme is None or len(answers_of(evidence)) == 0:
         return {}
     return {
         "confusion_matrix.png": confusion_figure(evidence),
@@ -416,13 +332,3 @@ def evidence_figures(evidence: Evidence) -> dict[str, Figure]:
         "calibration.png": calibration_figure(evidence),
         "decision_curve.png": decision_figure(evidence),
     }
-
-
-def save_figures(figures: Mapping[str, Figure], folder: Path) -> dict[str, bytes]:
-    """Write figures under their names; gives their bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    out = {}
-    for name, figure in figures.items():
-        out[name] = to_png(figure)
-        (folder / name).write_bytes(out[name])
-    return out

@@ -14,15 +14,21 @@ import jinja2
 
 from sagittal.errors import ReadError
 from sagittal.evaluate.evidence import Evidence, writing
+from sagittal.labels import PLACE_KINDS
 from sagittal.metrics.intervals import Estimate
 from sagittal.prepare.plan import Plan
-from sagittal.report import words
-from sagittal.report.figures import evidence_figures, save_figures, subgroup_figure, to_png, training_figure
+from sagittal.report import measure_names, words
+from sagittal.report.facts import settled_rows
+from sagittal.report.figures import evidence_figures, subgroup_figure, training_figure
+from sagittal.report.kinds import telling_of
 from sagittal.report.pictures import CasePicture
+from sagittal.report.style import save_figures, to_png
+from sagittal.tasks.segment_measures import COUNTS
 
 if TYPE_CHECKING:
     from sagittal.model.looks import Look
     from sagittal.model.package import Model
+    from sagittal.model.place_model import PlaceModel
 
 #: Failures and skipped studies that the page lists; the rest are counted.
 MOST_LISTED = 50
@@ -35,30 +41,33 @@ CAPTIONS = {
     "calibration.png": "Points on the dashed line are probabilities that mean what they say. Bars are Wilson intervals.",
     "decision_curve.png": "Above both thin lines, acting by the model does more good than acting on every case or on none.",
     "results.png": "Loss and validation scores while training.",
+    "dice.png": "A point a case. The box holds the middle half of the cases; crosses are cases where one of truth and answer is empty.",
+    "distances.png": "How many cases have their HD95 below a distance; a line that ends below the top leaves cases without any.",
+    "dice_by_size.png": "Small structures have a lower Dice for the same error of the outline.",
+    "volumes.png": "Bland-Altman: the error against the size; solid the bias, dashed the limits that hold 95 % of the errors.",
+    "froc_curve.png": "Objects found against false positives an image over all scores; the band is the interval of all classes "
+    "together, from resampling patients.",
+    "sizes.png": "Objects found and missed at the operating point; classes of size with about as many objects each.",
 }
-
-#: What stands behind the numbers.
-REFERENCES = (
-    "AUC and its interval: DeLong et al., Biometrics 44:837, 1988, by the fast algorithm of Sun and Xu, IEEE Signal Process "
-    "Lett 21:1389, 2014; on the logit scale (Pepe, The Statistical Evaluation of Medical Tests, 2003); several cases of a "
-    "patient as in Obuchowski, Biometrics 53:567, 1997; at an AUC of 0 or 1 method 5 of Newcombe, Stat Med 25:559, 2006.",
-    "Proportions, where every patient has one case: Wilson, J Am Stat Assoc 22:209, 1927.",
-    "Everything else: bias-corrected and accelerated bootstrap (Efron, J Am Stat Assoc 82:171, 1987) that draws whole "
-    "patients with replacement.",
-    "Multiclass MCC: Gorodkin, Comput Biol Chem 28:367, 2004. Weighted kappa: Cohen, Psychol Bull 70:213, 1968.",
-    "Calibration error over ten bins of equal mass (fewer below 100 cases): Nixon et al., CVPR workshops 2019. Brier score: "
-    "Mon Weather Rev 78:1, 1950; of two classes that of the positive one.",
-    "Net benefit: Vickers and Elkin, Med Decis Making 26:565, 2006.",
-    "Baseline: a model that knows only how frequent the classes are among these cases, answers the most frequent one and "
-    "states the frequencies as its probabilities.",
-)
+#: Of masks and boxes, where a figure of the same name shows something else.
+PLACE_CAPTIONS = {
+    "structures": {
+        "calibration.png": "Points on the dashed line are cases whose Dice is what the model expected without seeing the truth.",
+    },
+    "objects": {
+        "pr_curve.png": "How many boxes are right at each share of objects found; the dot is the operating point in use.",
+        "calibration.png": "Points on the dashed line are scores that mean what they say. Bars are Wilson intervals.",
+        "confusion_matrix.png": "Boxes that count against the object that they cover best, whatever its class; counts, shaded by "
+        "the share of each true class.",
+    },
+}
 
 
 def write_report(
     evidence: Evidence,
     folder: str | Path,
     *,
-    model: Model | None = None,
+    model: Model | PlaceModel | None = None,
     plan: Plan | None = None,
     pictures: Sequence[CasePicture] | None = None,
     looks: Sequence[Look] = (),
@@ -129,7 +138,7 @@ def render(
     evidence: Evidence,
     figures: Mapping[str, bytes],
     *,
-    model: Model | None = None,
+    model: Model | PlaceModel | None = None,
     plan: Plan | None = None,
     pictures: Sequence[CasePicture] | None = None,
     looks: Sequence[Look] = (),
@@ -144,7 +153,12 @@ def render(
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
-        {"number": words.number, "interval": words.interval, "percent": words.percent, "data_uri": _data_uri}
+        {
+            "number": measure_names.number,
+            "interval": measure_names.interval,
+            "percent": measure_names.percent,
+            "data_uri": _data_uri,
+        }
     )
     plan = plan or (model.plan if model is not None else None)
     if synthetic is None:
@@ -156,38 +170,51 @@ def render(
         headline=words.headline(evidence),
         cautions=words.cautions(evidence, synthetic=synthetic),
         synthetic=synthetic,
-        measures=words.lines(evidence.overall),
+        measures=[line for line in measure_names.lines(evidence.overall, _kind(evidence)) if not line.count],
+        telling=telling_of(evidence),
         classes=_class_table(evidence),
+        counts_table=_counts_table(evidence),
+        gap_measures=" or ".join(measure_names.title_of(m, _kind(evidence)) for m in telling_of(evidence).main),
+        place=_kind(evidence) in PLACE_KINDS,
         subgroups=_subgroup_tables(evidence),
         intended=_intended(model),
         data=_data_rows(evidence, model, plan),
         points=_points(model),
-        figures=[(name, CAPTIONS.get(name, ""), png) for name, png in figures.items()],
-        pictures=_by_group(pictures or ()),
+        figures=[(name, _caption(evidence, name), png) for name, png in figures.items()],
+        settled=settled_rows(model),
+        pictures=_by_group(evidence, pictures or ()),
         failures=evidence.failures[:MOST_LISTED],
         skipped=evidence.skipped[:MOST_LISTED],
         refused=_refused(evidence),
         most=MOST_LISTED,
-        references=REFERENCES,
+        references=telling_of(evidence).references,
         environment=_environment(evidence, model, plan),
         looks=looks,
     )
+
+
+def _kind(evidence: Evidence) -> str:
+    return evidence.settings.scheme.kind if evidence.settings.scheme is not None else ""
+
+
+def _caption(evidence: Evidence, name: str) -> str:
+    return PLACE_CAPTIONS.get(_kind(evidence), {}).get(name) or CAPTIONS.get(name, "")
 
 
 def _data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
-def _data(model: Model | None) -> Mapping[str, Any]:
+def _data(model: Model | PlaceModel | None) -> Mapping[str, Any]:
     return model.data if model is not None else {}
 
 
-def _intended(model: Model | None) -> list[tuple[str, str]]:
+def _intended(model: Model | PlaceModel | None) -> list[tuple[str, str]]:
     names = ("question", "population", "indication", "user", "exclusions", "modality", "body_part", "dimensions")
     use = model.intended_use if model is not None else None
     rows = [(name.replace("_", " "), _stated(getattr(use, name, None))) for name in names]
     for name in ("size", "spacing_mm"):
-        rows.append((name.replace("_", " "), words.ranges(getattr(use, name, ())) or "not stated"))
+        rows.append((name.replace("_", " "), measure_names.ranges(getattr(use, name, ())) or "not stated"))
     return rows
 
 
@@ -196,13 +223,28 @@ def _stated(value: Any) -> str:
 
 
 def _class_table(evidence: Evidence) -> tuple[list[str], list[tuple[str, list[Estimate | None]]]]:
-    measures = ("prevalence", "auc", "average_precision", "sensitivity", "specificity", "ppv", "npv", "f1")
+    there = {name for values in evidence.classes.values() for name, e in values.items() if not math.isnan(e.value)}
+    every = telling_of(evidence).class_measures
+    # Of classes all columns, so that an undefined one is seen; of places those that say something.
+    measures = [m for m in every if m in there] if _kind(evidence) in PLACE_KINDS else list(every)
     rows = [(name, [values.get(m) for m in measures]) for name, values in evidence.classes.items()]
-    return [words.title_of(m) for m in measures], rows
+    return [measure_names.title_of(m, _kind(evidence)) for m in measures], rows
+
+
+def _counts_table(evidence: Evidence) -> tuple[list[str], list[tuple[str, list[int]]]] | None:
+    """Cases of each structure that are unknown, empty, missed or invented; ``None`` where the question has no masks."""
+    if _kind(evidence) != "structures":
+        return None
+    names = [name for name in COUNTS if any(name in values for values in evidence.classes.values())]
+    rows = [
+        (structure, [int(values[name].value) if name in values else 0 for name in names])
+        for structure, values in evidence.classes.items()
+    ]
+    return [measure_names.title_of(name) for name in names], rows
 
 
 def _subgroup_tables(evidence: Evidence) -> list[dict[str, Any]]:
-    order = ("auc", "balanced_accuracy", "accuracy", "sensitivity", "specificity", "brier")
+    order = telling_of(evidence).group_measures
     shown = [m for m in order if math.isfinite(evidence.overall.get(m, Estimate(math.nan)).value)]
     gaps = {(column, name) for column, name, _, _ in words.gaps(evidence)}
     tables = []
@@ -223,7 +265,7 @@ def _subgroup_tables(evidence: Evidence) -> list[dict[str, Any]]:
         tables.append(
             {
                 "column": column,
-                "measures": [words.title_of(m) for m in shown],
+                "measures": [measure_names.title_of(m, _kind(evidence)) for m in shown],
                 "rows": rows,
                 "edges": edges,
                 "pooled": ", ".join(grouping.pooled),
@@ -233,20 +275,16 @@ def _subgroup_tables(evidence: Evidence) -> list[dict[str, Any]]:
     return tables
 
 
-def _data_rows(evidence: Evidence, model: Model | None, plan: Plan | None) -> list[tuple[str, str]]:
+def _data_rows(evidence: Evidence, model: Model | PlaceModel | None, plan: Plan | None) -> list[tuple[str, str]]:
     s, counts, data = evidence.settings, evidence.counts, _data(model)
-    classes = ", ".join(
-        f"{name} {round(values['prevalence'].value * values['prevalence'].n):,}"
-        for name, values in evidence.classes.items()
-        if "prevalence" in values and values["prevalence"].n
-    )
+    classes = ", ".join(f"{name} {n:,}" for name, n in _class_counts(evidence).items())
     rows = [
         ("evaluated on", f"{s.data or 'not stated'}, split: {s.split}"),
         (
             "cases",
             f"{counts['cases']:,} of {counts['patients']:,} patients; {counts['with_truth']:,} with a known truth",
         ),
-        ("classes", classes or "not stated"),
+        (_COUNTED.get(_kind(evidence), "classes"), classes or "not stated"),
         (
             "not in the figures",
             f"{counts['failed']:,} failed, {counts['skipped']:,} skipped, {counts['without_truth']:,} without truth",
@@ -268,8 +306,27 @@ def _data_rows(evidence: Evidence, model: Model | None, plan: Plan | None) -> li
     return rows
 
 
-def _points(model: Model | None) -> list[dict[str, Any]]:
-    if model is None:
+#: What the numbers behind the classes count.
+_COUNTED = {"structures": "cases with each structure", "objects": "objects"}
+
+
+def _class_counts(evidence: Evidence) -> dict[str, int]:
+    """Cases of each class, cases that have a structure, objects of a class."""
+    out = {}
+    for name, values in evidence.classes.items():
+        if _kind(evidence) == "structures":
+            column = evidence.rows.get(f"voxels_truth_{name}")
+            out[name] = 0 if column is None else int((column > 0).sum())
+        elif _kind(evidence) == "objects":
+            out[name] = values["cpm"].n if "cpm" in values else 0
+        elif "prevalence" in values and values["prevalence"].n:
+            out[name] = round(values["prevalence"].value * values["prevalence"].n)
+    return out
+
+
+def _points(model: Any) -> list[dict[str, Any]]:
+    """The operating points of a model of classes; others have none."""
+    if model is None or not hasattr(model, "points"):
         return []
     classes = model.plan.scheme.classes
     return [
@@ -300,11 +357,12 @@ def _refused(evidence: Evidence) -> list[tuple[str, str]]:
     return [(str(case), str(reason)) for case, reason in zip(out["case"], reasons, strict=True)][:MOST_LISTED]
 
 
-def _by_group(pictures: Sequence[CasePicture]) -> list[tuple[str, str, list[CasePicture]]]:
+def _by_group(evidence: Evidence, pictures: Sequence[CasePicture]) -> list[tuple[str, str, list[CasePicture]]]:
+    told = telling_of(evidence)
     titles = {
-        "best": "Best: the lowest log loss",
-        "typical": "Typical: around the median log loss",
-        "worst": "Worst: the highest log loss",
+        "best": f"Best: {told.best}",
+        "typical": f"Typical: around the median {told.rank}",
+        "worst": f"Worst: {told.worst}",
     }
     groups = dict.fromkeys([*titles, *(p.group for p in pictures)])
     return [
@@ -314,7 +372,7 @@ def _by_group(pictures: Sequence[CasePicture]) -> list[tuple[str, str, list[Case
     ]
 
 
-def _environment(evidence: Evidence, model: Model | None, plan: Plan | None) -> list[tuple[str, str]]:
+def _environment(evidence: Evidence, model: Model | PlaceModel | None, plan: Plan | None) -> list[tuple[str, str]]:
     s = evidence.settings
     rows = [
         ("model", _stated(s.model)),

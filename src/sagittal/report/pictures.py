@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,8 +15,11 @@ from sagittal.dataset import Dataset
 from sagittal.errors import SagittalError
 from sagittal.evaluate.evidence import Evidence
 from sagittal.prediction import Failure, Prediction
-from sagittal.tasks.task import Task
+from sagittal.tasks.task import Question
 from sagittal.types import Array
+
+#: Where networks and mirrored views say different things.
+DISAGREEMENT = "disagreement"
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +29,7 @@ class MapPicture:
     Parameters
     ----------
     method : str
-        ``gradcam``, ``integrated-gradients``, ``occlusion`` ...
+        ``gradcam``, ``integrated-gradients``, ``occlusion`` ... or ``disagreement``.
     png : bytes
     deletion, insertion : float
         Area under the probability while marked places are removed (lower is better) and shown (higher is better).
@@ -39,6 +43,11 @@ class MapPicture:
     insertion: float = float("nan")
     random_deletion: float = float("nan")
     random_insertion: float = float("nan")
+
+    @property
+    def judged(self) -> bool:
+        """Whether it is a map whose marked places should matter to the answer; disagreement is none."""
+        return self.method != DISAGREEMENT
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,15 +72,11 @@ class CasePicture:
 
 
 def choose_cases(evidence: Evidence, *, each: int = 3) -> dict[str, tuple[str, ...]]:
-    """Cases with the lowest, the median and the highest log loss, by ``best``, ``typical`` and ``worst``.
+    """The best, the median and the worst cases, by ``best``, ``typical`` and ``worst``; :func:`case_scores` ranks them.
 
     Chosen by a rule, not by hand. No case is in two groups; with few cases the groups are smaller.
     """
-    rows = evidence.rows
-    if "log_loss" not in rows:
-        return {}
-    known = rows[np.isfinite(rows["log_loss"].to_numpy(dtype=np.float64))].sort_values(["log_loss", "case"])
-    names = [str(name) for name in known["case"]]
+    names = [name for name, _ in sorted(case_scores(evidence).items(), key=lambda pair: (-pair[1], pair[0]))]
     each = min(each, len(names) // 3)
     if each == 0:
         return {"typical": tuple(names)} if names else {}
@@ -83,11 +88,40 @@ def choose_cases(evidence: Evidence, *, each: int = 3) -> dict[str, tuple[str, .
     }
 
 
+def case_scores(evidence: Evidence) -> dict[str, float]:
+    """How well each case is answered, higher is better: minus the log loss, the mean Dice, or the F1 of the boxes.
+
+    An image without objects in which none is found has an F1 of 1. Cases of unknown truth have no score.
+    """
+    rows = evidence.rows
+    if not len(rows):
+        return {}
+    values = [_case_score(row) for row in rows.to_dict("records")]
+    return {str(name): value for name, value in zip(rows["case"], values, strict=True) if math.isfinite(value)}
+
+
+def _case_score(row: Mapping[Any, Any]) -> float:
+    """That of one evidence row; nan where there is none."""
+    if "log_loss" in row:
+        return -float(row["log_loss"])
+    if "mean_dice" in row:
+        return float(row["mean_dice"])
+    if "n_hit" in row:
+        objects, hit, false = (_number(row[name]) for name in ("n_truth", "n_hit", "false_positives"))
+        below = objects + hit + false
+        return math.nan if math.isnan(below) else 2 * hit / below if below else 1.0
+    return math.nan
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
 class Explains(Protocol):
     """What drawing needs of a model."""
 
     @property
-    def task(self) -> Task:
+    def task(self) -> Question:
         """The question it answers."""
         ...
 
@@ -140,6 +174,13 @@ def _drawn_maps(
 
 def describe(row: Mapping[Any, Any]) -> str:
     """Truth and answer of an evidence row in words."""
+    if isinstance(row.get("n_hit"), (int, float)) and not math.isnan(float(row["n_hit"])):
+        return (
+            f"{int(row['n_hit'])} of {int(row['n_truth'])} objects found, {int(row['false_positives'])} false "
+            f"{'box' if row['false_positives'] == 1 else 'boxes'}"
+        )
+    if isinstance(row.get("mean_dice"), float) and math.isfinite(row["mean_dice"]):
+        return f"mean Dice {row['mean_dice']:.2f}"
     truth = row["truth"] if isinstance(row["truth"], str) else "unknown"
     answer = row["decision"] if isinstance(row["decision"], str) else "none given"
     return f"truth: {truth or 'none of the labels'}; answer: {answer or 'none of the labels'}"
