@@ -120,3 +120,32 @@ def test_published_trees(bench_data):
     dataset = open_dataset(bench_data / "dicom/rtstruct/mock_data")
     assert len(dataset) == 1
     assert any("missing" in one.reason for one in dataset.skipped)
+
+
+def test_an_outlined_series_beside_others_of_its_study(tmp_path, write_series, write_seg):
+    volume = np.zeros((SLICES, ROWS, COLUMNS), np.int16)
+    labels = np.zeros((SLICES, ROWS, COLUMNS), np.uint8)
+    labels[2, 3, 4] = 1
+    for study in range(3):
+        series = {
+            name: write_series(
+                f"tree/{study}/{name}", volume + n, [2.5 * k for k in range(SLICES)], SeriesInstanceUID=f"1.{study}.{n}",
+                StudyInstanceUID=f"1.{study}", PatientID=f"S{study}", SeriesDescription=name, InstanceNumber=lambda k: k + 1,
+                **PATIENT,
+            )
+            for n, name in enumerate(("T1", "T2", "SCOUT"))
+        }  # fmt: skip
+        if study < 2:
+            write_seg(tmp_path / f"tree/{study}/seg.dcm", series["T2"], labels, names=("lesion",))
+    dataset = open_dataset(tmp_path / "tree", images="T1=T1,T2=T2")
+    assert (dataset.layout, len(dataset), dataset.scheme.classes) == ("dicom_truth", 2, ("lesion",))
+    for case in dataset:
+        assert [float(case.image(name).data.max()) for name in ("T1", "T2")] == [-1024, -1023]
+        assert np.argwhere(case.truth.load().mask("lesion")).tolist() == [[4, 3, 2]]
+        assert case.id.startswith("study-")
+    assert sorted(one.code for one in dataset.skipped).count("no-truth") >= 1
+    assert any(one.reason == "none of its 2 series is outlined; one was expected" for one in dataset.skipped)
+    with pytest.raises(DataError, match="no study has the series of --images with one of them outlined"):
+        open_dataset(tmp_path / "tree", images="A=T1,B=SCOUT")
+    write_manifest(dataset, tmp_path / "manifest")
+    assert list(read_manifest(tmp_path / "manifest").cases[0].images) == ["T1", "T2"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ from sagittal.formats.rtstruct import roi_names
 from sagittal.read.dicom_group import Group
 from sagittal.read.files import image_files, sort_files
 from sagittal.read.request import Request
-from sagittal.read.sources import make_mask_source, short_hash
-from sagittal.read.studies import make_case, unique
+from sagittal.read.sources import make_mask_source, rename_mask, short_hash
+from sagittal.read.studies import image_source, make_case, unique
+from sagittal.read.study_images import join_series, parse_images
 from sagittal.read.truths import scheme_of_places
+from sagittal.truth import SegmentationSource
 
 #: Modality of an object that outlines -> how its structures are named and its masks are read.
 _NAMES = {"SEG": segment_names, "RTSTRUCT": roi_names}
@@ -38,7 +40,8 @@ def open_dicom_truth(request: Request) -> Dataset:
 
     Headers alone are read. Several objects that outline different structures of one volume are joined. Volumes that none
     outlines, objects whose images are missing, and volumes of which one structure is outlined twice (by several
-    observers, or in several versions) are reported as skipped.
+    observers, or in several versions) are reported as skipped. Where `images` names several series by patterns, each study
+    is one case, outlined where one of them is.
 
     Raises
     ------
@@ -63,12 +66,13 @@ def open_dicom_truth(request: Request) -> Dataset:
             name = f"{modality.lower()}-{short_hash(str(path.relative_to(root)))}"
             skipped.append(Skipped(name, str(error), "unreadable"))
     named: list[str] = []
+    bare: list[str] = []
     cases: list[Case] = []
     told = unique([make_case(found, root) for found in groups])
     for number, (case, found) in enumerate(zip(told, groups, strict=True)):
         names = [name for _, of in outlined[number] for name in of]
         if not names:
-            skipped.append(Skipped(case.id, "no segmentation or structure set of the tree refers to it", "no-truth"))
+            bare.append(case.id)
         elif len(set(names)) < len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
             skipped.append(
@@ -87,6 +91,18 @@ def open_dicom_truth(request: Request) -> Dataset:
             f"'{root.name}': none of its {len(objects)} segmentations and structure sets outlines images that are there; the "
             f"first: {skipped[0].reason if skipped else 'unknown'}"
         )
+    if request.images:
+        series = [(case.id, found) for case, found in zip(told, groups, strict=True)]
+        cases, left = _joined(series, {case.id: case for case in cases}, parse_images(request.images))
+        used = {name for case in cases for name in case.source.split(", ")}
+        skipped += [one for one in left if one.case not in bare]
+        bare = [name for name in bare if name not in used]
+    why = "no segmentation or structure set of the tree refers to it"
+    skipped += [Skipped(name, why, "no-truth") for name in bare]
+    if not cases:
+        raise DataError(
+            f"'{root.name}': no study has the series of --images with one of them outlined; the first: {skipped[0].reason}"
+        )
     scheme = scheme_of_places("structures", named, request, target="segmentation")
     return Dataset(
         root.resolve().name,
@@ -96,6 +112,27 @@ def open_dicom_truth(request: Request) -> Dataset:
         layout="dicom_truth",
         notes=(f"truth from {len(objects)} DICOM segmentations and structure sets",),
     )
+
+
+def _joined(
+    series: Sequence[tuple[str, Group]], outlined: Mapping[str, Case], patterns: Mapping[str, str]
+) -> tuple[list[Case], list[Skipped]]:
+    """A case for each study that has the series of the patterns, with the truth of the one that is outlined."""
+    names = {id(found): name for name, found in series}
+    joined, skipped = join_series(series, patterns)
+    cases = []
+    for study, images in joined:
+        members = [names[id(found)] for found in images.values()]
+        with_truth = [outlined[name] for name in members if name in outlined]
+        if len(with_truth) != 1:
+            why = f"{len(with_truth) or 'none'} of its {len(members)} series {'are' if with_truth else 'is'} outlined; one was expected"
+            skipped.append(Skipped(study, why, "ambiguous" if with_truth else "no-truth"))
+            continue
+        one = with_truth[0]
+        sources = {key: image_source(study, found) for key, found in images.items()}
+        truth = rename_mask(study, one.truth) if isinstance(one.truth, SegmentationSource) else one.truth
+        cases.append(Case(study, one.patient, sources, truth=truth, source=", ".join(members)))
+    return unique(cases), skipped
 
 
 def _truth(case: str, found: Group, objects: Sequence[Path], names: Sequence[str]) -> Any:

@@ -228,7 +228,7 @@ def recognise(request: Request) -> str:
     if next(walk(path), None) is None:
         raise DataError(f"'{path.name}' is empty: no file lies in it or below it")
     if request.images and _is_dicom(path):
-        return "files"
+        return "dicom_truth" if is_dicom_truth(path) else "files"
     if is_case_folders(path):
         return "case_folders"
     if is_pairs(path):
