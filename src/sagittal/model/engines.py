@@ -1,35 +1,42 @@
 """Engines: ways to run a trained network on this machine, each taken only if its answer is that of torch.
 
-An engine that is faster and slightly wrong is a different model. So torch's float32 answer is the measure: another engine
-is used where it gives the same numbers on noise and on a part of the study, to a thousandth, and takes less time, conversion
-included. Narrower numbers (bfloat16) never pass that and are never tried unless they are asked for by name.
+An engine that is faster and slightly wrong is a different model. So torch's float32 answer is the measure: another engine is
+used where it gives the same numbers on noise and on a part of the study, to a thousandth, and where enough windows are to
+come for its conversion to pay. Narrower numbers (bfloat16) never pass that; they are used only where asked for by name.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import sys
 import threading
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from sagittal.errors import ConfigError, nearest, require
 from sagittal.networks.heads import pool
 
 _log = logging.getLogger(__name__)
 
-#: Largest difference of an answer from torch's, relative to the largest logit (1 at least).
+#: Largest difference of an answer from torch's, relative to torch's largest logit (1 at least).
 TOLERANCE = 1e-3
-#: Seconds of work below which nothing but torch is tried: converting a network takes a few.
-WORTH_S = 15.0
+#: Seconds that converting and checking take beside the windows that are computed for it, and how many those are.
+CONVERSION_S = 15.0
+CHECKED_WINDOWS = 12
+#: An engine must take less than this part of torch's time.
+FASTER = 0.9
 #: Seconds after which no further candidate is tried.
 PROBE_S = 60.0
 #: Up to this many voxels torch may compute a lone volume faster twice at once.
 LONE_VOXELS = 96**3
-
-Run = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 
 class Parts(nn.Module):
@@ -112,13 +119,314 @@ class TorchEngine:
         return self._copies[shape]
 
 
+class OpenVinoEngine:
+    """OpenVINO on the CPU, compiled for one size of window."""
+
+    def __init__(self, parts: Parts, images: Tensor, *, bf16: bool = False) -> None:
+        openvino = import_openvino()
+        self.name = "openvino-bf16" if bf16 else "openvino"
+        example = images[:1].cpu()
+        with _silence(), torch.no_grad():
+            traced = torch.jit.trace(parts, example, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+            model = openvino.convert_model(traced, example_input=example)
+        model.reshape(list(example.shape))
+        settings = {
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",  # without it, bf16 where the processor has it
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self._request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+        self._lock = threading.Lock()
+
+    def run(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits and embeddings, one window after the other."""
+        found = []
+        for image in _singly(images):
+            with self._lock:
+                results = self._request.infer([image.numpy()])
+                found.append([torch.from_numpy(results[n].copy()) for n in range(len(results))])
+        return _joined(found)
+
+
+class OnnxEngine:
+    """ONNX Runtime on the CPU, exported for one size of window."""
+
+    name = "onnxruntime"
+
+    def __init__(self, parts: Parts, images: Tensor) -> None:
+        runtime = require("onnxruntime", feature="the engine 'onnxruntime'", extra="engines")
+        require("onnxscript", feature="the engine 'onnxruntime'", extra="engines")
+        with _silence():
+            program = torch.onnx.export(parts, (images[:1].cpu(),), dynamo=True, verbose=False)
+        if program is None:
+            raise RuntimeError("torch exported nothing")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        model = program.model_proto.SerializeToString()
+        self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+
+    def run(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits and embeddings, one window after the other."""
+        found = [self._session.run(None, {self._input: window.numpy()}) for window in _singly(images)]
+        return _joined([[torch.from_numpy(part) for part in parts] for parts in found])
+
+
+def _singly(images: Tensor) -> list[Tensor]:
+    return [images[n : n + 1].cpu().contiguous() for n in range(len(images))]
+
+
+def _joined(found: list[list[Tensor]]) -> tuple[Tensor, Tensor | None]:
+    logits, *rest = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*found, strict=True))
+    return logits, rest[0] if rest else None
+
+
+def import_openvino() -> Any:
+    """OpenVINO without its telemetry, which sends from the moment of import unless it is not to be found.
+
+    Raises
+    ------
+    MissingPackageError
+        If it is not installed.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return require("openvino", feature="the engine 'openvino'", extra="engines")
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Converters warn of their own parts that are going to change; nothing there is the user's to mend."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            exporter.setLevel(level)
+
+
+Candidate = Callable[["Parts", Tensor], Engine]
+
+
+def _torch_bf16(parts: Parts, images: Tensor) -> Engine:
+    return TorchEngine(parts, images.device, bf16=True)
+
+
+def _openvino_bf16(parts: Parts, images: Tensor) -> Engine:
+    return OpenVinoEngine(parts, images, bf16=True)
+
+
+#: Engines whose answer must be torch's, in the order in which they are tried, and the package each needs.
+SAME_ANSWER: Mapping[str, tuple[Candidate, str]] = {
+    "openvino": (OpenVinoEngine, "openvino"),
+    "onnxruntime": (OnnxEngine, "onnxruntime"),
+}
+#: Engines that answer in narrower numbers, for those who ask for them by name.
+NARROWER: Mapping[str, Candidate] = {"torch-bf16": _torch_bf16, "openvino-bf16": _openvino_bf16}
+#: Every name that may be asked for.
+ENGINES = ("auto", "torch", *SAME_ANSWER, *NARROWER)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which engine runs a network on windows of one size, and why.
+
+    Parameters
+    ----------
+    name : str
+    ms : mapping of str to float
+        Milliseconds a window, of those that were tried and gave torch's answer.
+    difference : mapping of str to float
+        Largest difference from torch's answer, relative to its largest logit (1 at least).
+    refused : mapping of str to str
+        Why others are not used.
+    """
+
+    name: str
+    ms: Mapping[str, float] = field(default_factory=dict)
+    difference: Mapping[str, float] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+def choose_engine(
+    reference: TorchEngine,
+    images: Tensor,
+    *,
+    candidates: Mapping[str, Candidate],
+    torch_ms: float | None = None,
+    limit_s: float = PROBE_S,
+    narrower: bool = False,
+) -> tuple[Engine, Choice]:
+    """The fastest of the engines that give torch's answer.
+
+    Each candidate answers noise and the first of `images`; one that fails, differs or is slower is refused with the reason.
+
+    Parameters
+    ----------
+    reference : TorchEngine
+    images : (N, C, *size) float32
+        A part of a study.
+    candidates : mapping of str to callable (parts, images) -> Engine
+    torch_ms : float, optional
+        What torch takes for a window, where that is known already.
+    limit_s : float
+        No candidate is begun after so many seconds; the first always is.
+    narrower : bool
+        Whether a candidate is taken whatever its difference, which is only told.
+    """
+    began = time.perf_counter()
+    noise = torch.randn(images[:1].shape, generator=torch.Generator().manual_seed(0)).to(images.device)
+    probes = (noise, images[:1])
+    answers = [reference.run(probe) for probe in probes]
+    start = time.perf_counter()
+    if torch_ms is None:
+        reference.run(noise)
+        torch_ms = 1000 * (time.perf_counter() - start)
+    best: Engine = reference
+    ms, difference, refused = {reference.name: torch_ms}, {reference.name: 0.0}, {}
+    for number, (name, make) in enumerate(candidates.items()):
+        if number and time.perf_counter() - began > limit_s:
+            refused[name] = f"not tried: {limit_s:g} s were over"
+            continue
+        try:
+            engine = make(reference.parts, images)
+            found = [engine.run(probe) for probe in probes]
+            start = time.perf_counter()
+            engine.run(noise)
+            took = 1000 * (time.perf_counter() - start)
+        except Exception as error:  # whatever a converter cannot do, torch does
+            _log.debug("engine %s failed", name, exc_info=True)
+            refused[name] = f"cannot run this network ({type(error).__name__})"
+            continue
+        apart = max(distance(one, other) for one, other in zip(found, answers, strict=True))
+        difference[name] = apart
+        if not narrower and not apart <= TOLERANCE:
+            refused[name] = f"differs from torch by {apart:.1e} of the largest logit; at most {TOLERANCE:g} is accepted"
+            continue
+        ms[name] = took
+        if narrower or took < FASTER * min(ms[best.name], torch_ms):
+            best = engine
+        else:
+            refused[name] = f"takes {took:.0f} ms a window, {best.name} takes {ms[best.name]:.0f}"
+    return best, Choice(best.name, ms, difference, refused)
+
+
+def distance(found: tuple[Tensor, Tensor | None], answer: tuple[Tensor, Tensor | None]) -> float:
+    """Largest difference of logits and embeddings, relative to the largest number of each (1 at least); nan if any is."""
+    worst = 0.0
+    for one, other in zip(found, answer, strict=True):
+        if one is None or other is None:
+            if one is not other:
+                return float("nan")
+            continue
+        if one.shape != other.shape:
+            return float("nan")
+        apart = float((one.cpu() - other.cpu()).abs().max()) / max(1.0, float(other.abs().max()))
+        worst = apart if not apart <= worst else worst  # keeps nan
+    return worst
+
+
 class Engines:
-    """The engines of one network on this machine: picked once a shape, and remembered."""
+    """Runs one network on this machine, by torch until another engine is worth its conversion.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        In eval mode, on `device`.
+    device : torch.device
+    name : str
+        One of :data:`ENGINES`. ``auto``: torch, and on a CPU the fastest of the installed engines that give its answer, for
+        sizes of which enough windows come.
+
+    Raises
+    ------
+    ConfigError
+        If there is no engine of that name, or not for the device.
+    MissingPackageError
+        If its package is not installed.
+    """
 
     def __init__(self, network: nn.Module, device: torch.device, name: str = "auto") -> None:
-        self.network, self.device, self.name = network, device, name
-        self._torch = TorchEngine(Parts(network), device)
+        if name not in ENGINES:
+            raise ConfigError(f"there is no engine '{name}'. {nearest(name, ENGINES)}")
+        if device.type != "cpu" and name not in {"auto", "torch", "torch-bf16"}:
+            raise ConfigError(
+                f"the engine '{name}' runs on the CPU, not on {device}. Use --device cpu, or engine 'torch'."
+            )
+        if name.startswith("openvino"):
+            import_openvino()
+        elif name == "onnxruntime":
+            require("onnxruntime", feature="the engine 'onnxruntime'", extra="engines")
+        self.name, self.device = name, device
+        self.choices: dict[tuple[int, ...], Choice] = {}
+        self.parts = Parts(network)
+        self._torch = TorchEngine(self.parts, device)
+        self._made: dict[tuple[int, ...], Engine] = {}
+        self._spent: dict[tuple[int, ...], tuple[float, int]] = {}
+        self._lock = threading.Lock()
 
-    def pick(self, images: Tensor, windows: int) -> Engine:
-        """The engine for images of this shape."""
-        return self._torch
+    def run(self, images: Tensor, *, coming: int = 1, plain: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Logits (N, outputs, *map) and embeddings (N, F) of images (N, C, *size), float32.
+
+        Parameters
+        ----------
+        images : Tensor
+        coming : int
+            Images of this size that are known to come, these included.
+        plain : bool
+            Whether torch is taken whatever else there is, as where memory is short.
+        """
+        key = tuple(images.shape[1:])
+        if not plain and self.name != "torch":
+            engine = self._pick(key, images, coming)
+            if engine is not None:
+                try:
+                    return engine.run(images)
+                except Exception as error:
+                    _log.warning("engine %s failed (%s): going on with torch", engine.name, type(error).__name__)
+                    with self._lock:
+                        self._made[key] = self._torch
+        start = time.perf_counter()
+        answer = self._torch.run(images)
+        if self.device.type == "cpu":
+            seconds, count = self._spent.get(key, (0.0, 0))
+            self._spent[key] = (seconds + time.perf_counter() - start, count + len(images))
+        return answer
+
+    def _pick(self, key: tuple[int, ...], images: Tensor, coming: int) -> Engine | None:
+        with self._lock:
+            if key not in self._made:
+                chosen = self._choose(key, images, coming)
+                if chosen is None:
+                    return None
+                self._made[key], self.choices[key] = chosen
+                _log.info("windows of %s: %s", key, self.choices[key])
+            engine = self._made[key]
+        return None if engine is self._torch else engine
+
+    def _choose(self, key: tuple[int, ...], images: Tensor, coming: int) -> tuple[Engine, Choice] | None:
+        """The engine for a size; ``None`` while it does not pay to look for one."""
+        if self.name in NARROWER:
+            return choose_engine(self._torch, images, candidates={self.name: NARROWER[self.name]}, narrower=True)
+        if self.name in SAME_ANSWER:
+            chosen, choice = choose_engine(
+                self._torch, images, candidates={self.name: SAME_ANSWER[self.name][0]}, torch_ms=1e12
+            )
+            if chosen is self._torch:
+                _log.warning("engine %s is not used: %s", self.name, choice.refused.get(self.name))
+            return chosen, choice
+        if self.device.type != "cpu":
+            return self._torch, Choice("torch")
+        seconds, count = self._spent.get(key, (0.0, 0))
+        if not count:
+            return None
+        each = seconds / count
+        if seconds + each * coming < CONVERSION_S + CHECKED_WINDOWS * each:
+            return None
+        there = {name: make for name, (make, package) in SAME_ANSWER.items() if importlib.util.find_spec(package)}
+        if not there:
+            return self._torch, Choice("torch", {"torch": 1000 * each}, refused={"others": "none is installed"})
+        return choose_engine(self._torch, images, candidates=there, torch_ms=1000 * each)

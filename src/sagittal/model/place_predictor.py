@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 from sagittal.case import Case
 from sagittal.errors import ConfigError, ResourceError, ScopeError
 from sagittal.labels import LabelScheme
-from sagittal.model.engines import Engine, Engines
+from sagittal.model.engines import Choice, Engines
 from sagittal.model.gate import Gate
+from sagittal.model.memory import free_memory, windows_bytes
 from sagittal.model.predictor import BATCH_NUMBERS, MAX_BATCH, flip_sets, hold, out_of_memory, to_failure
-from sagittal.model.windows import GROWTH, Layout, lay_out, run_windows
+from sagittal.model.windows import GROWTH, MOST_VOXELS, Layout, lay_out, run_windows
 from sagittal.networks.heads import Head
 from sagittal.networks.unet import pad_far
 from sagittal.prediction import Detections, Failure, Finding, Mask, Prediction, Verdict
@@ -35,6 +37,9 @@ from sagittal.truth import Segmentation
 from sagittal.types import Array, Floats
 
 _log = logging.getLogger(__name__)
+
+#: Numbers of the answer in one window that is larger than those of training, at most: 256 MB.
+MOST_NUMBERS = 64_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +105,41 @@ class PlacePredictor:
         """
         return self.look(volume, members, probability=probability)[0]
 
-    def embed(self, volume: PreparedVolume, member: int) -> Floats:
-        """Features (F,) float32 of a prepared study by one member, the mean over its windows: what the gate judges."""
-        return self.look(volume, (member,), probability=False)[1][0]
+    def look(
+        self,
+        volume: PreparedVolume,
+        members: Sequence[int] | None = None,
+        *,
+        batch: int | None = None,
+        probability: bool = False,
+    ) -> tuple[Finding, list[Floats]]:
+        """What :meth:`find` finds, and what each of the networks saw: features (F,) float32, the mean over windows.
+
+        The gate knows studies by those. They are empty, (0,), of a network without an encoder.
+        """
+        asked = tuple(range(len(self.members)) if members is None else members)
+        size = volume.array.shape[1:]
+        for number, growth in enumerate(_SMALLER):
+            layout = self._lay_out(size, growth)
+            # Where memory is short, nothing but torch is used, and one window at a time.
+            at_once = (batch or self._batch(layout)) if number == 0 else 1
+            last = number == len(_SMALLER) - 1
+            if self._fits(layout, at_once, len(asked), last=last):
+                try:
+                    return self._collect(volume, layout, asked, at_once, probability=probability, plain=number > 0)
+                except (MemoryError, RuntimeError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    if self.device.type == "cuda":
+                        torch.cuda.empty_cache()
+            if not last:
+                _log.warning("memory does not hold windows of %s: going on with smaller ones", layout.window)
+        need = windows_bytes(self.plan, layout, outputs=self.task.head.outputs, batch=1, views=len(asked))
+        raise ResourceError(
+            f"memory does not hold the answer on {' x '.join(map(str, size))} voxels on {self.device}: even in windows of "
+            f"{' x '.join(map(str, layout.window))} it takes about {need / 2**30:.1f} GB. Close other programs, predict on a "
+            "machine with more memory, or cut the study into parts."
+        )
 
     def predict(self, case: Case, *, probability: bool = False) -> Prediction:
         """The prediction of one case.
@@ -163,6 +200,11 @@ class PlacePredictor:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
+    @property
+    def engines(self) -> list[Mapping[tuple[int, ...], Choice]]:
+        """By network, which engine was chosen for windows (C, *size) of each size that enough came of."""
+        return [engines.choices for engines in self._engines]
+
     # One case
 
     def _read(self, case: Case) -> _Read:
@@ -187,7 +229,7 @@ class PlacePredictor:
     def _answer(self, read: _Read, batch: int | None = None, *, probability: bool) -> Prediction:
         start = time.perf_counter()
         try:
-            raw, embeddings = self.look(read.volume, None, batch, probability=probability)
+            raw, embeddings = self.look(read.volume, batch=batch, probability=probability)
         except (ScopeError, ResourceError) as error:
             raise type(error)(f"case {read.case}: {error}") from error
         finding = self.task.conclude(raw, self.settled)
@@ -210,35 +252,18 @@ class PlacePredictor:
 
     # The networks
 
-    def look(
-        self,
-        volume: PreparedVolume,
-        members: Sequence[int] | None = None,
-        batch: int | None = None,
-        *,
-        probability: bool = False,
-    ) -> tuple[Finding, list[Floats]]:
-        """What :meth:`find` gives, and by member what it saw: features (F,), the mean over the study's windows."""
-        asked = range(len(self.members)) if members is None else members
-        for number, growth in enumerate(_SMALLER):
-            layout = self._lay_out(volume.array.shape[1:], growth)
-            try:
-                return self._collect(volume, layout, asked, 1 if number else batch, probability=probability)
-            except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error):
-                    raise
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-            _log.warning("out of memory with windows of %s: going on with smaller ones", layout.window)
-        raise ResourceError(
-            f"memory does not hold the answer on {volume.array.shape[1:]} voxels on {self.device}, even in small windows. "
-            "Close other programs, predict on another device, or cut the study into parts."
-        )
+    def _fits(self, layout: Layout, batch: int, members: int, *, last: bool) -> bool:
+        """Whether memory is likely to hold the windows; who takes too much of it is ended without an error to catch."""
+        free = free_memory() if self.device.type == "cpu" else None
+        views = members * len(flip_sets(self.plan.decide.flips))
+        need = windows_bytes(self.plan, layout, outputs=self.task.head.outputs, batch=batch, views=views)
+        return free is None or need < (1.0 if last else 0.8) * free
 
     def _lay_out(self, size: Sequence[int], growth: float) -> Layout:
         patch = [max(int(p * min(growth, 1)), 1) for p in self.plan.prepare.size]
         multiple = getattr(self.members[0], "multiple", None)
-        head = self.task.head
+        head, strides = self.task.head, self.plan.network.strides
+        stem = math.prod(strides[0]) if strides else 1  # no map is as fine as the window where the first layer strides
         return lay_out(
             size,
             patch,
@@ -247,14 +272,22 @@ class PlacePredictor:
             stride=head.stride,
             outputs=head.outputs,
             growth=max(growth, 1),
+            most=max(MOST_VOXELS, min(MOST_VOXELS * stem, MOST_NUMBERS // head.outputs)),
         )
 
     def _collect(
-        self, volume: PreparedVolume, layout: Layout, members: Sequence[int], batch: int | None, *, probability: bool
+        self,
+        volume: PreparedVolume,
+        layout: Layout,
+        members: Sequence[int],
+        batch: int,
+        *,
+        probability: bool,
+        plain: bool,
     ) -> tuple[Finding, list[Floats]]:
-        views = _Views(self, members, layout.count)
+        views = _Views(self, members, layout.count, plain=plain)
         collector = self.task.collector(volume.lattice, probability=probability)
-        for slab in run_windows(views.answer, volume.array, layout, batch=batch or self._batch(layout)):
+        for slab in run_windows(views.answer, volume.array, layout, batch=batch):
             if not np.isfinite(slab.logits.sum()):
                 raise ScopeError(
                     "the network's answer is not finite; the study's values are far from those of the training cases"
@@ -283,8 +316,8 @@ class _Read:
 class _Views:
     """What several networks say of windows, each seen as it is and mirrored."""
 
-    def __init__(self, predictor: PlacePredictor, members: Sequence[int], windows: int) -> None:
-        self.predictor, self.windows = predictor, windows
+    def __init__(self, predictor: PlacePredictor, members: Sequence[int], windows: int, *, plain: bool) -> None:
+        self.predictor, self.windows, self.plain = predictor, windows, plain
         chosen = [predictor.weights[n] for n in members]
         self.members = list(zip(members, [w / sum(chosen) for w in chosen], strict=True))
         self.flips = flip_sets(predictor.plan.decide.flips)
@@ -305,9 +338,11 @@ class _Views:
         logits: Tensor | None = None
         mean = square = None
         for number, (member, weight) in enumerate(self.members):
-            engine: Engine = predictor._engines[member].pick(image, self.windows)
-            for axes in self.flips:
-                found, embedding = engine.run(torch.flip(image, axes) if axes else image)
+            engines = predictor._engines[member]
+            for n, axes in enumerate(self.flips):
+                coming = (self.windows - self._seen) * len(self.flips) - n * len(windows)
+                view = torch.flip(image, axes) if axes else image
+                found, embedding = engines.run(view, coming=coming, plain=self.plain)
                 if embedding is not None and not axes:
                     total = embedding.cpu().numpy().sum(axis=0, dtype=np.float64)
                     self._sums[number] = self._sums[number] + total if len(self._sums[number]) else total
