@@ -435,8 +435,8 @@ def settings_of(model: Predicts, **others: Any) -> Settings:
     plan = getattr(model, "plan", None)
     scheme = getattr(task, "scheme", None)
     named = getattr(point, "name", point)
-    if named is None and scheme is not None and scheme.kind in PLACE_KINDS and plan is not None:
-        named = plan.decide.operating_point
+    if named is None and scheme is not None and scheme.kind == "objects":
+        named = getattr(model, "settled", {}).get("point") or "f1"
     return Settings(
         model=str(getattr(model, "label", model.name)),
         task=_registered(task),

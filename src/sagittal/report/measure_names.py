@@ -53,7 +53,7 @@ MEASURES: dict[str, tuple[str, str]] = {
     "hd_median": ("HD, median", "largest distance between the surfaces"),
     "asd_median": (
         "Surface distance, median",
-        "mean distance between the surfaces, in half of the cases; mm or pixels",
+        "average surface distance, in half of the cases; mm or pixels",
     ),
     "iou": ("IoU", "common voxels over all that either marks"),
     "cldice": ("clDice", "overlap of the centre lines of thin structures"),
@@ -94,7 +94,10 @@ MEASURES: dict[str, tuple[str, str]] = {
     "cpm": ("CPM", "mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives an image"),
 }
 MEASURES |= {
-    f"sensitivity_at_{rate}": (f"Sensitivity at {rate} FP", f"objects found at {rate} false positives an image")
+    f"sensitivity_at_{rate}": (
+        f"Sensitivity at {rate} FP",
+        f"objects found at {rate} false positive{'' if rate == '1' else 's'} an image",
+    )
     for rate in ("0.125", "0.25", "0.5", "1", "2", "4", "8")
 }
 

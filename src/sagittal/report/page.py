@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 #: Failures and skipped studies that the page lists; the rest are counted.
 MOST_LISTED = 50
 
+#: Figures that need the whole width.
+WIDE = ("results.png", "dice.png", "volumes.png")
+
 #: What each figure shows, under it.
 CAPTIONS = {
     "confusion_matrix.png": "Counts, and the share of each true class (row).",
@@ -181,6 +184,7 @@ def render(
         data=_data_rows(evidence, model, plan),
         points=_points(model),
         figures=[(name, _caption(evidence, name), png) for name, png in figures.items()],
+        wide=WIDE,
         settled=settled_rows(model),
         pictures=_by_group(evidence, pictures or ()),
         failures=evidence.failures[:MOST_LISTED],

@@ -94,7 +94,7 @@ def _of_boxes(evidence: Evidence) -> list[str]:
             f"(CPM) is {main.value:.2f}{_limits(evidence, main)}."
         ]
     else:
-        over = ", mean over classes" if len(evidence.classes) > 1 else ""
+        over = ", mean over classes," if len(evidence.classes) > 1 else ""
         told = [
             f"On {cases} with {objects}, the average precision at an IoU of 0.5{over} is "
             f"{main.value:.2f}{_limits(evidence, main)}; a model that finds nothing has 0."

@@ -38,6 +38,13 @@ def drawn_structures(columns: dict[str, dict[str, Any]], most: int = MOST_STRUCT
     return [name for name in columns if name in kept]
 
 
+def lowest(columns: dict[str, dict[str, Any]]) -> float:
+    """Where an axis of Dice begins: at 0, or below the lowest one where all are high."""
+    every = [float(np.nanmin(part["dice"])) for part in columns.values() if np.isfinite(part["dice"]).any()]
+    low = min(every, default=0.0)
+    return 0.0 if low < 0.35 else math.floor((low - 0.03) * 20) / 20
+
+
 def _jitter(n: int, width: float) -> Floats:
     """Places beside a line that are the same each time."""
     return np.asarray(np.random.default_rng(5).uniform(-width, width, n))
@@ -75,8 +82,7 @@ def dice_figure(evidence: Evidence) -> Figure:
             axes.plot(mean.value, row + 0.36, "D", color=COLOURS[1], markersize=4)
         axes.set_yticks(range(len(names)), [f"{short(n, 26)}  {_count(columns[n])}" for n in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
-        low = min((float(np.nanmin(p["dice"])) for p in columns.values() if np.isfinite(p["dice"]).any()), default=0)
-        axes.set_xlim(-0.02 if low < 0.3 else low - 0.05, 1.01)
+        axes.set_xlim(lowest(columns) - 0.02, 1.01)
         axes.set(xlabel="Dice", title="Dice by structure")
         axes.grid(visible=False, axis="y")
         axes.plot([], [], ".", color="#1F2937", label="a case")
@@ -106,7 +112,7 @@ def size_figure(evidence: Evidence) -> Figure:
             here = here[_thinned(here)]
             axes.plot(size[here], dice[here], "o", color=colour, markersize=4, alpha=0.6, label=short(name))
         axes.set_xscale("log")
-        axes.set_ylim(-0.02, 1.02)
+        axes.set_ylim(lowest(columns) - 0.02, 1.02)
         axes.set(xlabel="true volume, ml" if volume else "true size, voxels", ylabel="Dice", title="Dice and size")
         _plain_ticks(axes)
         legend_below(figure, axes)
@@ -140,10 +146,14 @@ def expected_figure(evidence: Evidence) -> Figure | None:
             here = here[_thinned(here)]
             axes.plot(expected[here], true[here], "o", color=colour, markersize=4, alpha=0.6, label=short(name))
         square(axes)
+        low = max(0.0, min(lowest(columns), float(expected.min()) - 0.05))
+        axes.set_xlim(low - 0.01, 1.01)
+        axes.set_ylim(low - 0.01, 1.01)
         error = with_interval(evidence.overall.get("expected_dice_error"))
         axes.set(xlabel="Dice that the model expects", ylabel="true Dice", title=f"Expected Dice: mean gap {error}")
-        axes.annotate("worse than expected", (0.98, 0.04), ha="right", fontsize=9, color=GREY)
-        axes.annotate("better than expected", (0.02, 0.95), fontsize=9, color=GREY)
+        corner: dict[str, Any] = {"xycoords": "axes fraction", "fontsize": 9, "color": GREY}
+        axes.annotate("worse than expected", (0.98, 0.04), ha="right", **corner)
+        axes.annotate("better than expected", (0.02, 0.93), **corner)
         legend_below(figure, axes)
         return figure
 
@@ -193,10 +203,10 @@ def _agreement(axes: Axes, truth: Floats, answer: Floats) -> None:
     if math.isfinite(spread):
         for side in (-1.96, 1.96):
             axes.axhline(bias + side * spread, color=COLOURS[1], linewidth=1, linestyle="--")
-        text += f", 95 % within {bias - 1.96 * spread:+.3g} to {bias + 1.96 * spread:+.3g}"
-    axes.annotate(text, (0.02, 1.0), xycoords="axes fraction", va="bottom", fontsize=8, color=COLOURS[1])
-    axes.margins(y=0.15)
-    axes.title.set_y(1.08)
+        text += f"; 95 % of errors within {bias - 1.96 * spread:+.3g} to {bias + 1.96 * spread:+.3g}"
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.22 * (high - low))  # room for the words
+    axes.annotate(text, (0.02, 0.98), xycoords="axes fraction", va="top", fontsize=8, color=COLOURS[1])
 
 
 def distance_figure(evidence: Evidence) -> Figure:
