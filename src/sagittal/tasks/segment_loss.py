@@ -6,7 +6,7 @@ Voxels of which nothing is known (255) teach nothing: they enter neither the sum
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -133,7 +133,8 @@ class Parts:
         """One minus the mean soft clDice (Shit et al., CVPR 2021, algorithm 2): each centreline should lie in the other mask."""
         probability, truth = self.structures()
         space = (0, *range(2, probability.ndim))
-        line, true_line = soft_skeleton(probability), soft_skeleton(truth)
+        line = soft_skeleton(probability)
+        true_line = soft_skeleton(truth.to(torch.uint8)).to(probability.dtype)
         precision = ((line * truth).sum(dim=space) + SMOOTH) / (line.sum(dim=space) + SMOOTH)
         sensitivity = ((true_line * probability).sum(dim=space) + SMOOTH) / (true_line.sum(dim=space) + SMOOTH)
         return _mean_loss(2 * precision * sensitivity / (precision + sensitivity), self.seen())
@@ -179,34 +180,50 @@ def soft_skeleton(x: Tensor, thinnings: int = THINNINGS) -> Tensor:
 
     Parameters
     ----------
-    x : (N, S, *size) float32, 0 to 1
+    x : (N, S, *size) float32, 0 to 1, or uint8, 0 or 1
     thinnings : int
         At least half the width of the widest branch, in voxels.
+
+    Returns
+    -------
+    Tensor like x
     """
-    skeleton = functional.relu(x - _open(x))
-    for _ in range(thinnings):
-        x = _erode(x)
-        lost = functional.relu(x - _open(x))
-        skeleton = skeleton + functional.relu(lost - skeleton * lost)
+    skeleton = torch.zeros_like(x)
+    for _ in range(thinnings + 1):
+        thinner = _erode(x)
+        # What an opening takes away; written so that unsigned numbers serve too, which cost a quarter.
+        lost = x - _lesser(x, _dilate(thinner))
+        skeleton = skeleton + lost * (1 - skeleton)
+        x = thinner
     return skeleton
 
 
 def _erode(x: Tensor) -> Tensor:
     """The least of a voxel and its neighbours along the axes."""
-    found = [-_pool_along(-x, (axis,)) for axis in range(x.ndim - 2)]
-    return functools.reduce(torch.minimum, found)
+    return functools.reduce(_lesser, [_three(x, axis, _lesser) for axis in range(2, x.ndim)])
 
 
-def _open(x: Tensor) -> Tensor:
-    """Erosion, then the greatest of a voxel and all neighbours."""
-    return _pool_along(_erode(x), tuple(range(x.ndim - 2)))
-
-
-def _pool_along(x: Tensor, axes: Sequence[int]) -> Tensor:
-    """The greatest of three voxels along each of these axes."""
-    d = x.ndim - 2
-    pool = functional.max_pool2d if d == 2 else functional.max_pool3d
-    for chosen in axes:
-        kernel = [3 if axis == chosen else 1 for axis in range(d)]
-        x = pool(x, kernel, 1, [k // 2 for k in kernel])
+def _dilate(x: Tensor) -> Tensor:
+    """The greatest of a voxel and all its neighbours."""
+    for axis in range(2, x.ndim):
+        x = _three(x, axis, _greater)
     return x
+
+
+def _three(x: Tensor, axis: int, choose: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The least or greatest of each voxel and its two neighbours along an axis; pooling takes five times as long."""
+    size = x.shape[axis]
+    if size == 1:
+        return x
+    pairs = choose(x.narrow(axis, 0, size - 1), x.narrow(axis, 1, size - 1))
+    inner = choose(pairs.narrow(axis, 0, size - 2), pairs.narrow(axis, 1, size - 2))
+    return torch.cat([pairs.narrow(axis, 0, 1), inner, pairs.narrow(axis, size - 2, 1)], dim=axis)
+
+
+def _greater(a: Tensor, b: Tensor) -> Tensor:
+    # The gradient of torch.maximum takes ten times as long as that of a ReLU.
+    return a + functional.relu(b - a) if a.requires_grad else torch.maximum(a, b)
+
+
+def _lesser(a: Tensor, b: Tensor) -> Tensor:
+    return a - functional.relu(a - b) if a.requires_grad else torch.minimum(a, b)
