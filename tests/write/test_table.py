@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from sagittal.errors import ConfigError, ResourceError
+from sagittal.grid import Grid
 from sagittal.labels import ClassScores, LabelScheme
 from sagittal.prediction import Failure, Prediction, Verdict
 from sagittal.write.table import prediction_row, write_predictions
@@ -121,3 +123,29 @@ def test_a_disk_that_fills_up_leaves_the_old_table(tmp_path: Path, monkeypatch: 
         write_predictions(answers(), path)
     assert path.read_text(encoding="utf-8") == "old"
     assert [found.name for found in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_mask_becomes_sizes(found_mask: Callable[..., Prediction]) -> None:
+    grid = Grid((21, 17, 9), np.diag([0.5, 0.7, 2.5, 1]))
+    prediction = found_mask("s", grid)
+    row = prediction_row(prediction)
+    voxels = int(prediction.finding.segmentation.mask("Liver").sum())
+    assert row["voxels_Liver"] == voxels
+    assert row["ml_Liver"] == pytest.approx(voxels * 0.875 / 1000, abs=1e-6)
+    assert row["expected_dice_Liver"] == 0.91
+    assert row["voxels_Liver Tumor"] == int(prediction.finding.segmentation.mask("Liver Tumor").sum())
+    assert (row["voxels_spleen"], row["ml_spleen"]) == (0, 0)
+    flat = prediction_row(found_mask("s", Grid((21, 17, 1), spacing=(0.1, 0.1, np.nan))))
+    assert "ml_Liver" not in flat
+    assert flat["voxels_Liver"] > 0
+
+
+def test_boxes_become_counts(found_boxes: Callable[..., Prediction], tmp_path: Path) -> None:
+    prediction = found_boxes("s", Grid((21, 17, 9)))
+    row = prediction_row(prediction)
+    assert [row[f"n_{name}"] for name in prediction.scheme.classes] == [1, 1, 0]
+    assert [row[f"top_{name}"] for name in prediction.scheme.classes] == [0.93, 0.61, None]
+    write_predictions([prediction, Failure("b", "case b: cut off")], tmp_path / "found.csv")
+    frame = pd.read_csv(tmp_path / "found.csv")
+    assert frame["n_lung nodule"].tolist()[0] == 1
+    assert frame["error"].tolist()[1] == "case b: cut off"

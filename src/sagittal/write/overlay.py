@@ -156,12 +156,12 @@ class _View:
             if columns % plane.shape[1] == 0 and rows % plane.shape[0] == 0
             else Pillow.Resampling.BILINEAR
         )
-        picture = np.asarray(Pillow.fromarray(np.ascontiguousarray(pixels)).resize((columns, rows), smooth), np.float32)
+        picture = np.array(Pillow.fromarray(np.ascontiguousarray(pixels)).resize((columns, rows), smooth), np.float32)
         for mask, term in zip(masks, terms, strict=True):
             cut = mask[tuple(place)].T
             if cut.any():
                 cut = cut[::-1] if flip else cut
-                picture = _painted(picture, _enlarged(cut, columns, rows), term.colour)
+                _paint(picture, _enlarged(cut, columns, rows), term.colour)
         sheet = Pillow.fromarray(np.rint(picture).astype(np.uint8))
         if boxes:
             self._frame(sheet, boxes, at, plane.shape)
@@ -224,21 +224,30 @@ def _fullest(mask: Bools, axis: int) -> int:
 
 
 def _enlarged(mask: Bools, columns: int, rows: int) -> Bools:
-    i = np.minimum((np.arange(columns) + 0.5) * mask.shape[1] / columns, mask.shape[1] - 1).astype(int)
-    j = np.minimum((np.arange(rows) + 0.5) * mask.shape[0] / rows, mask.shape[0] - 1).astype(int)
-    return np.asarray(mask[j[:, None], i[None]])
+    """A mask in another size; where it shrinks, a pixel is inside if any of those that it stands for is."""
+    out = mask
+    for axis, size in ((0, rows), (1, columns)):
+        old = mask.shape[axis]
+        if size < old:
+            out = np.logical_or.reduceat(out, np.arange(size) * old // size, axis=axis)
+        else:
+            out = out.take(np.arange(size) * old // size, axis=axis)
+    return np.asarray(out)
 
 
-def _painted(picture: Floats, mask: Bools, colour: tuple[int, int, int]) -> Floats:
-    """Fill and a full outline, along the inner side of the mask."""
+def _paint(picture: Floats, mask: Bools, colour: tuple[int, int, int]) -> None:
+    """Fill and a full outline, along the inner side of the mask, into the picture itself."""
     from scipy import ndimage
 
     width = max(1, round(min(mask.shape) / 320))
-    core = ndimage.binary_erosion(mask, iterations=width, border_value=1)
-    out = picture.copy()
-    out[mask] = (1 - _FILL) * out[mask] + _FILL * np.array(colour, dtype=np.float32)
-    out[mask & ~core] = colour
-    return np.asarray(out)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    inside = np.pad(mask[box], width).view(np.uint8)
+    core = ndimage.minimum_filter(inside, size=2 * width + 1)[width:-width, width:-width] > 0
+    part, ink = picture[box], np.array(colour, dtype=np.float32)
+    part[mask[box]] *= 1 - _FILL
+    part[mask[box]] += _FILL * ink
+    part[mask[box] & ~core] = ink
 
 
 def _legend(
@@ -320,5 +329,5 @@ def _sheet(rows: Sequence[Sequence[Sheet]], legend: Sequence[tuple[Term | None, 
 
 def _png(sheet: Sheet) -> bytes:
     stream = io.BytesIO()
-    sheet.save(stream, format="png", optimize=True)
+    sheet.save(stream, format="png")
     return stream.getvalue()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sagittal.case import Case
-from sagittal.errors import ConfigError, MissingPackageError, ResourceError, SagittalError, nearest
+from sagittal.errors import ConfigError, MissingPackageError, ResourceError, SagittalError, ScopeError, nearest
 from sagittal.image import Image
 from sagittal.labels import ClassScores
 from sagittal.prediction import Detections, Failure, Mask, Prediction
@@ -17,7 +17,7 @@ from sagittal.write.boxes import write_boxes_csv, write_boxes_json, write_coco
 from sagittal.write.dicom_result import save_dicom
 from sagittal.write.dicom_seg import make_dicom_seg
 from sagittal.write.dicom_sr import make_dicom_sr
-from sagittal.write.masks import write_mask_nifti, write_mask_png
+from sagittal.write.masks import write_json, write_mask_nifti, write_mask_png
 from sagittal.write.measurements import Measured, image_on, measure_mask, measured_row, write_measurements
 from sagittal.write.names import case_stem
 from sagittal.write.overlay import draw_boxes, draw_mask
@@ -26,23 +26,23 @@ from sagittal.write.rtstruct import make_rtstruct
 from sagittal.write.sources import Source, open_source
 from sagittal.write.terminology import Terminology
 
-#: Format -> what kind of finding it holds, and in words what is written.
-FORMATS: dict[str, tuple[str, str]] = {
-    "nifti": ("mask", "CASE.nii.gz and CASE.json: the label map and its names"),
-    "mask": ("mask", "CASE.mask.png and CASE.mask.json: the label map of a picture"),
-    "seg": ("mask", "CASE.seg.dcm: DICOM segmentation, binary"),
-    "seg-fractional": ("mask", "CASE.seg-fractional.dcm: DICOM segmentation of probabilities"),
-    "rtstruct": ("mask", "CASE.rtstruct.dcm: DICOM RT structure set"),
-    "sr": ("any", "CASE.sr.dcm: DICOM structured report of measurements (TID 1500)"),
-    "png": ("any", "CASE.png: the result drawn on the study"),
-    "coco": ("boxes", "detections.coco.json and detections.images.json: all boxes as COCO results"),
-    "csv": ("any", "measurements.csv of masks, detections.csv of boxes"),
-    "json": ("any", "CASE.result.json: measurements or boxes of the case"),
+#: Format -> what kind of finding it holds, the end of the file's name, and in words what is written.
+FORMATS: dict[str, tuple[str, str, str]] = {
+    "nifti": ("mask", "labels.json", "CASE.labels.nii.gz and CASE.labels.json: the label map and its names"),
+    "mask": ("mask", "mask.json", "CASE.mask.png and CASE.mask.json: the label map of a picture"),
+    "seg": ("mask", "seg.dcm", "CASE.seg.dcm: DICOM segmentation, binary"),
+    "seg-fractional": ("mask", "seg-fractional.dcm", "CASE.seg-fractional.dcm: DICOM segmentation of probabilities"),
+    "rtstruct": ("mask", "rtstruct.dcm", "CASE.rtstruct.dcm: DICOM RT structure set"),
+    "sr": ("any", "sr.dcm", "CASE.sr.dcm: DICOM structured report of measurements (TID 1500)"),
+    "png": ("any", "overlay.png", "CASE.overlay.png: the result drawn on the study"),
+    "coco": ("boxes", "", "detections.coco.json and detections.images.json: all boxes as COCO results"),
+    "csv": ("any", "", "measurements.csv of masks, detections.csv of boxes"),
+    "json": ("any", "result.json", "CASE.result.json: measurements or boxes of the case"),
 }
 _KINDS = {"structures": "mask", "objects": "boxes"}
 _WORDS = {"mask": "a mask", "boxes": "boxes", "any": "a mask or boxes", "": "classes for the whole case"}
 #: Files that hold all cases.
-_TOGETHER = ("measurements.csv", "detections.csv", "detections.coco.json", "detections.images.json")
+_TOGETHER = {"csv": ("measurements.csv", "detections.csv"), "coco": ("detections.coco.json", "detections.images.json")}
 #: What is written where nothing is said.
 DEFAULTS = {"mask": ("nifti", "csv", "png"), "boxes": ("csv", "coco", "png")}
 
@@ -87,7 +87,7 @@ def check_formats(formats: Sequence[str], kind: str | None = None) -> tuple[str,
             raise ConfigError(f"unknown format '{name}'. {nearest(name, FORMATS)}")
         held, wanted = FORMATS[name][0], _KINDS.get(kind or "", "")
         if (kind is not None and held not in {"any", wanted}) or (kind is not None and not wanted):
-            fitting = [key for key, (what, _) in FORMATS.items() if wanted and what in {"any", wanted}]
+            fitting = [key for key, (what, *_) in FORMATS.items() if wanted and what in {"any", wanted}]
             raise ConfigError(
                 f"the format '{name}' holds {_WORDS[held]}, and this model finds {_WORDS[wanted]}. "
                 + (f"Formats that fit: {', '.join(fitting)}." if fitting else "Write a table: -o predictions.csv")
@@ -138,7 +138,7 @@ def write_results(
     formats = check_formats(formats)
     known = {case.id: case for case in cases}
     if not overwrite:
-        check_free(known, folder)
+        check_free(known, folder, formats)
     job = _Job(folder, formats, overwrite, terminology or Terminology())
     for prediction in predictions:
         if isinstance(prediction, Prediction):
@@ -147,14 +147,16 @@ def write_results(
     return Written(tuple(job.paths), tuple(job.failures))
 
 
-def check_free(cases: Iterable[str], folder: Path) -> None:
-    """Refuse to write into a folder that holds results of one of these cases, before anything is predicted.
+def check_free(cases: Iterable[str], folder: Path, formats: Sequence[str] = ()) -> None:
+    """Refuse to write into a folder that holds such results of one of these cases, before anything is predicted.
 
     Parameters
     ----------
     cases : iterable of str
         Their ids.
     folder : Path
+    formats : sequence of str
+        Keys of :data:`FORMATS`; where left out those of :data:`DEFAULTS`.
 
     Raises
     ------
@@ -163,9 +165,10 @@ def check_free(cases: Iterable[str], folder: Path) -> None:
     """
     if not folder.is_dir():
         return
-    there = {path.name for path in folder.iterdir()}
-    stems = {case_stem(case) for case in cases}
-    taken = sorted(name for name in there if name in _TOGETHER or name.partition(".")[0] in stems)
+    wanted = formats or sorted({name for names in DEFAULTS.values() for name in names})
+    names = {name for one in wanted for name in _TOGETHER.get(one, ())}
+    names |= {f"{case_stem(case)}.{FORMATS[one][1]}" for case in cases for one in wanted if FORMATS[one][1]}
+    taken = sorted(names & {path.name for path in folder.iterdir()})
     if taken:
         raise ConfigError(
             f"{folder.name}/{taken[0]} exists already and is kept{f' ({len(taken)} files in all)' if len(taken) > 1 else ''}. "
@@ -251,30 +254,26 @@ class _Job:
             if "csv" not in (self.formats or DEFAULTS["boxes"]):
                 self.boxes.append(one.prediction)
             return []
+        path = self._free(f"{stem}.{FORMATS[name][1]}")
         if name == "nifti":
-            self._free(f"{stem}.json")
-            return write_mask_nifti(one.prediction, self.folder, stem, terminology=self.terminology)
+            return write_mask_nifti(one.prediction, self.folder, f"{stem}.labels", terminology=self.terminology)
         if name == "mask":
-            self._free(f"{stem}.mask.json")
             return write_mask_png(one.prediction, self.folder, stem, terminology=self.terminology)
         if name == "png":
-            path = self._free(f"{stem}.png")
             write_png(one.drawn(), path)
-            return [path]
-        if name == "json":
-            return [self._json(one, self._free(f"{stem}.result.json"))]
-        path = self._free(f"{stem}.{name}.dcm")
-        save_dicom(one.dicom(name, "seg" in self.formats), path)
+        elif name == "json":
+            self._json(one, path)
+        else:
+            save_dicom(one.dicom(name, "seg" in self.formats), path)
         return [path]
 
-    def _json(self, one: _Case, path: Path) -> Path:
-        from sagittal.write.masks import write_json
-
+    @staticmethod
+    def _json(one: _Case, path: Path) -> None:
         if isinstance(one.prediction.finding, Detections):
-            return write_boxes_json(one.prediction, path)
+            write_boxes_json(one.prediction, path)
+            return
         rows = [{k: v for k, v in measured_row(row).items() if k != "case"} for row in one.measured()]
         write_json({"case": one.prediction.case, "model": one.prediction.model, "structures": rows}, path)
-        return path
 
 
 class _Case:
@@ -303,8 +302,6 @@ class _Case:
 
     def source(self) -> Source:
         """The DICOM series."""
-        from sagittal.errors import ScopeError
-
         if self.case is None:
             raise ScopeError(f"case {self.prediction.case}: its study is not at hand, so nothing can refer to it")
         case, grid = self.case, self.prediction.finding.grid  # type: ignore[union-attr]
@@ -334,8 +331,6 @@ class _Case:
 
     def drawn(self) -> bytes:
         """The overlay."""
-        from sagittal.errors import ScopeError
-
         image = self.image()
         if image is None:
             raise ScopeError(
