@@ -56,7 +56,14 @@ class Trained:
 
 
 def train_and_test(
-    source: Sequence[str | Path], folder: Path, *, minutes: float, threads: int, seed: int, score: str = "val_dice"
+    source: Sequence[str | Path],
+    folder: Path,
+    *,
+    minutes: float,
+    threads: int,
+    seed: int,
+    score: str = "val_dice",
+    task: str = "segment",
 ) -> Trained:
     """Train and evaluate by the commands that a user types; a run that is there already is not repeated.
 
@@ -72,7 +79,7 @@ def train_and_test(
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     facts = folder.with_name(f"{folder.name}.json")
     if not facts.exists():
-        budget = ["--task", "segment", "--budget", f"{round(60 * minutes)}s", "--seed", str(seed)]
+        budget = ["--task", task, "--budget", f"{round(60 * minutes)}s", "--seed", str(seed)]
         began, start, before = time.time(), time.monotonic(), _processor_s()
         command([SAGITTAL, "train", *source, *budget, "-o", folder, "--overwrite", "--quiet"], environment)
         seconds, used = time.monotonic() - start, _processor_s() - before

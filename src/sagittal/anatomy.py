@@ -8,7 +8,7 @@ volume; the noise follows dose, slice thickness and kernel. Nothing comes from a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,19 +205,28 @@ def draw_chest(patient: Patient, scan: Scan, nodules: tuple[Nodule, ...] = ()) -
     return Phantom(noisy, clean, {"lung": lung, "vessel": vessel, "nodule": nodule})
 
 
-def place_nodules(patient: Patient, scan: Scan, count: int, rng: np.random.Generator) -> tuple[Nodule, ...]:
+def place_nodules(
+    patient: Patient,
+    scan: Scan,
+    count: int,
+    rng: np.random.Generator,
+    *,
+    diameters_mm: Sequence[float] | None = None,
+) -> tuple[Nodule, ...]:
     """Draw `count` nodules that fit into this patient's lungs.
 
-    A third each lies free, on a vessel, on the pleura; four in ten are spiculated. Diameters go from 8 to 30 mm, where
-    a nodule becomes a mass; the first has at least 14 mm.
+    A third each lies free, on a vessel, on the pleura; four in ten are spiculated. Diameters, unless they are given, go
+    from 8 to 30 mm, where a nodule becomes a mass; the first has at least 14 mm.
 
     Raises
     ------
     ConfigError
-        If the scan is too small for so many.
+        If the scan is too small for so many, or as many diameters are not given.
     """
     from scipy.ndimage import distance_transform_edt
 
+    if diameters_mm is not None and len(diameters_mm) != count:
+        raise ConfigError(f"{count} nodules need as many diameters, not {len(diameters_mm)}")
     if not count:
         return ()
     chest = _Chest(patient, scan)
@@ -233,7 +242,8 @@ def place_nodules(patient: Patient, scan: Scan, count: int, rng: np.random.Gener
         if len(found) == count:
             return tuple(found)
         low = 8.0 if found else 14.0
-        diameter = float(np.clip(rng.lognormal(np.log(22.0), 0.25), low, 30.0))
+        drawn = np.clip(rng.lognormal(np.log(22.0), 0.25), low, 30.0)
+        diameter = float(drawn if diameters_mm is None else diameters_mm[len(found)])
         radius = diameter / 2
         site = ("free", "vessel", "pleura")[rng.integers(3)]
         if site == "vessel":
