@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import sys
 import threading
 import time
@@ -33,6 +34,8 @@ CONVERSION_S = 15.0
 CHECKED_WINDOWS = 12
 #: An engine must take less than this part of torch's time.
 FASTER = 0.9
+#: What takes less than this part of torch's time ends the search: exporting for one more engine takes longest.
+ENOUGH = 0.8
 #: Seconds after which no further candidate is tried.
 PROBE_S = 60.0
 #: Up to this many voxels torch may compute a lone volume faster twice at once.
@@ -86,7 +89,7 @@ class TorchEngine:
     def __init__(self, parts: Parts, device: torch.device, *, bf16: bool = False) -> None:
         self.parts, self.device, self.bf16 = parts, device, bf16
         self.name = "torch-bf16" if bf16 else "torch"
-        self._copies: dict[tuple[int, ...], int] = {}
+        self._copies: dict[int, int] = {}
 
     def run(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits and embeddings, on the engine's device."""
@@ -105,18 +108,26 @@ class TorchEngine:
         return logits.float(), rest[0].float() if rest else None
 
     def _lone(self, images: Tensor) -> int:
-        """How often to compute a lone small volume at once: torch has no fast path for some convolutions of one."""
-        if images.ndim < 5 or len(images) > 1 or self.device.type != "cpu" or images[0, 0].numel() > LONE_VOXELS:
+        """How often to compute a lone small volume at once: torch has no fast path for some convolutions of one.
+
+        Tried once for all sizes between two powers of two.
+        """
+        voxels = images[0, 0].numel()
+        if images.ndim < 5 or len(images) > 1 or self.device.type != "cpu" or voxels > LONE_VOXELS:
             return 1
-        shape = tuple(images.shape)
-        if shape not in self._copies:
+        octave = voxels.bit_length()
+        if octave not in self._copies:
             seconds = {}
-            for count in (2, 1):
+            for count in (1, 2, 1):  # the first is a warm-up
                 start = time.perf_counter()
-                self._run(images.expand(count, *shape[1:]))
+                self._run(images.expand(count, *images.shape[1:]))
                 seconds[count] = time.perf_counter() - start
-            self._copies[shape] = min(seconds, key=lambda count: seconds[count])
-        return self._copies[shape]
+            self._copies[octave] = min(seconds, key=lambda count: seconds[count])
+        return self._copies[octave]
+
+    def warm_up(self, images: Tensor) -> None:
+        """Try whatever is tried once, so that the next run takes its usual time."""
+        self._lone(images)
 
 
 class OpenVinoEngine:
@@ -256,8 +267,9 @@ def choose_engine(
     images: Tensor,
     *,
     candidates: Mapping[str, Candidate],
-    torch_ms: float | None = None,
     limit_s: float = PROBE_S,
+    enough: float = 0.0,
+    asked: bool = False,
     narrower: bool = False,
 ) -> tuple[Engine, Choice]:
     """The fastest of the engines that give torch's answer.
@@ -270,26 +282,30 @@ def choose_engine(
     images : (N, C, *size) float32
         A part of a study.
     candidates : mapping of str to callable (parts, images) -> Engine
-    torch_ms : float, optional
-        What torch takes for a window, where that is known already.
     limit_s : float
         No candidate is begun after so many seconds; the first always is.
+    enough : float
+        No candidate is begun after one that takes less than this part of torch's time.
+    asked : bool
+        Whether a candidate is taken whatever its time.
     narrower : bool
-        Whether a candidate is taken whatever its difference, which is only told.
+        Whether it is taken whatever its difference, which is only told.
     """
     began = time.perf_counter()
     noise = torch.randn(images[:1].shape, generator=torch.Generator().manual_seed(0)).to(images.device)
     probes = (noise, images[:1])
     answers = [reference.run(probe) for probe in probes]
     start = time.perf_counter()
-    if torch_ms is None:
-        reference.run(noise)
-        torch_ms = 1000 * (time.perf_counter() - start)
+    reference.run(noise)
+    torch_ms = 1000 * (time.perf_counter() - start)
     best: Engine = reference
     ms, difference, refused = {reference.name: torch_ms}, {reference.name: 0.0}, {}
     for number, (name, make) in enumerate(candidates.items()):
         if number and time.perf_counter() - began > limit_s:
             refused[name] = f"not tried: {limit_s:g} s were over"
+            continue
+        if ms[best.name] < enough * torch_ms:
+            refused[name] = f"not tried: {best.name} is fast enough"
             continue
         try:
             engine = make(reference.parts, images)
@@ -301,13 +317,14 @@ def choose_engine(
             _log.debug("engine %s failed", name, exc_info=True)
             refused[name] = f"cannot run this network ({type(error).__name__})"
             continue
-        apart = max(distance(one, other) for one, other in zip(found, answers, strict=True))
+        each = [distance(one, other) for one, other in zip(found, answers, strict=True)]
+        apart = math.nan if any(map(math.isnan, each)) else max(each)
         difference[name] = apart
         if not narrower and not apart <= TOLERANCE:
             refused[name] = f"differs from torch by {apart:.1e} of the largest logit; at most {TOLERANCE:g} is accepted"
             continue
         ms[name] = took
-        if narrower or took < FASTER * min(ms[best.name], torch_ms):
+        if asked or took < min(FASTER * torch_ms, ms[best.name]):
             best = engine
         else:
             refused[name] = f"takes {took:.0f} ms a window, {best.name} takes {ms[best.name]:.0f}"
@@ -316,17 +333,15 @@ def choose_engine(
 
 def distance(found: tuple[Tensor, Tensor | None], answer: tuple[Tensor, Tensor | None]) -> float:
     """Largest difference of logits and embeddings, relative to the largest number of each (1 at least); nan if any is."""
-    worst = 0.0
+    apart = [0.0]
     for one, other in zip(found, answer, strict=True):
         if one is None or other is None:
-            if one is not other:
-                return float("nan")
-            continue
-        if one.shape != other.shape:
-            return float("nan")
-        apart = float((one.cpu() - other.cpu()).abs().max()) / max(1.0, float(other.abs().max()))
-        worst = apart if not apart <= worst else worst  # keeps nan
-    return worst
+            apart.append(0.0 if one is other else math.nan)
+        elif one.shape != other.shape:
+            apart.append(math.nan)
+        else:
+            apart.append(float((one.cpu() - other.cpu()).abs().max()) / max(1.0, float(other.abs().max())))
+    return math.nan if any(map(math.isnan, apart)) else max(apart)
 
 
 class Engines:
@@ -389,6 +404,7 @@ class Engines:
                     _log.warning("engine %s failed (%s): going on with torch", engine.name, type(error).__name__)
                     with self._lock:
                         self._made[key] = self._torch
+        self._torch.warm_up(images)
         start = time.perf_counter()
         answer = self._torch.run(images)
         if self.device.type == "cpu":
@@ -410,10 +426,12 @@ class Engines:
     def _choose(self, key: tuple[int, ...], images: Tensor, coming: int) -> tuple[Engine, Choice] | None:
         """The engine for a size; ``None`` while it does not pay to look for one."""
         if self.name in NARROWER:
-            return choose_engine(self._torch, images, candidates={self.name: NARROWER[self.name]}, narrower=True)
+            return choose_engine(
+                self._torch, images, candidates={self.name: NARROWER[self.name]}, asked=True, narrower=True
+            )
         if self.name in SAME_ANSWER:
             chosen, choice = choose_engine(
-                self._torch, images, candidates={self.name: SAME_ANSWER[self.name][0]}, torch_ms=1e12
+                self._torch, images, candidates={self.name: SAME_ANSWER[self.name][0]}, asked=True
             )
             if chosen is self._torch:
                 _log.warning("engine %s is not used: %s", self.name, choice.refused.get(self.name))
@@ -429,4 +447,4 @@ class Engines:
         there = {name: make for name, (make, package) in SAME_ANSWER.items() if importlib.util.find_spec(package)}
         if not there:
             return self._torch, Choice("torch", {"torch": 1000 * each}, refused={"others": "none is installed"})
-        return choose_engine(self._torch, images, candidates=there, torch_ms=1000 * each)
+        return choose_engine(self._torch, images, candidates=there, enough=ENOUGH)
