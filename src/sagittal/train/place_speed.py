@@ -39,12 +39,11 @@ def measure_place_speed(plan: Plan, study: Sequence[float], *, device: torch.dev
     limit_s : float
         About how long the timing may take. At least one step is timed, however long it lasts.
     """
-    flat = plan.input.dimensions == 2
-    forms: list[tuple[Precision, bool]] = [("fp32", flat)]
-    forms += [(kind, flat) for kind in precisions(device, plan.input.dimensions)[1:]]
+    forms: tuple[Precision, ...] = precisions(device, plan.input.dimensions)
     best: Speed | None = None
-    for precision, channels_last in forms:
-        form = replace(plan, train=replace(plan.train, precision=precision, channels_last=channels_last))
+    for precision in forms:
+        # Channels last were the faster order in 2-D and 3-D, in every form that was tried.
+        form = replace(plan, train=replace(plan.train, precision=precision, channels_last=True))
         speed = _time_form(form, study, device, limit_s / len(forms))
         if best is None or speed.step_s < GAIN * best.step_s:
             best = speed

@@ -13,9 +13,11 @@ from sagittal.dataset import Dataset
 from sagittal.errors import ConfigError
 from sagittal.options import ReadOptions, TrainOptions
 from sagittal.prepare.fingerprint import Fingerprint, measure_dataset
+from sagittal.prepare.place_planner import make_place_plans
 from sagittal.prepare.plan import Plan
 from sagittal.prepare.planner import Wishes, make_plans
 from sagittal.train.budget import fit_to_budget
+from sagittal.train.place_run import train_places
 from sagittal.train.run import Run, train_model
 
 _KEPT = ("name", "preset", "epochs", "batch", "folds", "pretrained", "tensorboard", "allow_leakage")
@@ -79,14 +81,16 @@ def measure_and_plan(
         seed=seed,
     )
     changes = options.overrides()
-    ladder = [rung.override(changes) for rung in make_plans(fingerprint, budget_s=seconds, task=task, wishes=wishes)]
+    make = make_plans if task == "classify" else make_place_plans
+    ladder = [rung.override(changes) for rung in make(fingerprint, budget_s=seconds, task=task, wishes=wishes)]
     made = fit_to_budget(ladder, fingerprint, device=options.device, spent_s=time.monotonic() - started)
     return fingerprint, made
 
 
 def train_by(dataset: Dataset, plan: Plan, folder: Path, **how: Any) -> Run:
     """A model learnt as a plan says, whatever its question; see :func:`sagittal.train.run.train_model`."""
-    return train_model(dataset, plan, folder, **how)
+    run = train_model if plan.prepare.whole else train_places
+    return run(dataset, plan, folder, **how)
 
 
 def _check_question(made: Plan, fingerprint: Fingerprint) -> None:
