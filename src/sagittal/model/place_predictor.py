@@ -287,12 +287,13 @@ class PlacePredictor:
     ) -> tuple[Finding, list[Floats]]:
         views = _Views(self, members, layout.count, plain=plain)
         collector = self.task.collector(volume.lattice, probability=probability)
-        for slab in run_windows(views.answer, volume.array, layout, batch=batch):
-            if not np.isfinite(slab.logits.sum()):
-                raise ScopeError(
-                    "the network's answer is not finite; the study's values are far from those of the training cases"
-                )
-            collector.add(slab.start, slab.logits, slab.doubt)
+        with np.errstate(invalid="ignore", over="ignore"):  # an answer that is not finite is refused
+            for slab in run_windows(views.answer, volume.array, layout, batch=batch):
+                if not np.isfinite(slab.logits.sum()):
+                    raise ScopeError(
+                        "the network's answer is not finite; the study's values are far from those of the training cases"
+                    )
+                collector.add(slab.start, slab.logits, slab.doubt)
         return collector.finish(), views.embeddings()
 
     def _batch(self, layout: Layout) -> int:
