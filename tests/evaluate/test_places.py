@@ -1,6 +1,6 @@
 """Evidence of masks and boxes: classes matched by name, what is unknown left alone, bad truths listed, models compared."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,34 +13,18 @@ from sagittal.evaluate.evidence import Evidence, Settings, evaluate_model
 from sagittal.labels import LabelScheme
 from sagittal.metrics.detection import average_precision, class_mean, match
 from sagittal.prediction import Failure
-from sagittal.tasks.detect import Detect
+from sagittal.prepare.plan import DecidePlan, Plan
 from sagittal.tasks.detect_rows import BoxRows
-from sagittal.tasks.segment_rows import figure, score_row, summarise_rows
+from sagittal.tasks.registry import make_place_task
 from sagittal.truth import Boxes, SegmentationSource
 
 FAST = {"resamples": 60}
 KINDS = ("structures", "objects")
 
 
-@dataclass(frozen=True)
-class Outlines:
-    """A segmentation task without a network."""
-
-    scheme: LabelScheme
-    tolerance_mm: float = 1.0
-
-    def score(self, prediction, case):
-        return score_row(self, prediction, case)
-
-    def summarise(self, rows, *, resamples, seed, confidence, prevalence=None):
-        return summarise_rows(self, rows, resamples=resamples, seed=seed, confidence=confidence)
-
-    def figure(self, prediction, case):
-        return figure(self, prediction, case)
-
-
-def task_of(scheme, **options):
-    return Outlines(scheme, **options) if scheme.kind == "structures" else Detect(scheme)
+def task_of(scheme, tolerance_mm=1.0):
+    task = {"structures": "segment", "objects": "detect"}[scheme.kind]
+    return make_place_task(Plan(scheme, task=task, decide=DecidePlan(tolerance_mm=tolerance_mm)))
 
 
 def evaluated(places, kind, *, scheme=None, data=None, by=(), settings=FAST, n=24, patients=None, **options):
@@ -65,7 +49,8 @@ def test_places_are_evaluated_as_classes_are(kind, places, tmp_path):
     assert set(evidence.classes) == set(places.schemes[kind].classes)
     assert evidence.settings.task == {"structures": "segment", "objects": "detect"}[kind]
     evidence.save(tmp_path)
-    back = Evidence.load(tmp_path, model.task)
+    back = Evidence.load(tmp_path)
+    assert type(back.task) is type(model.task)
     assert back.to_json() == evidence.to_json()
     assert b"Name^Of" not in (tmp_path / "cases.parquet").read_bytes()
 

@@ -1,5 +1,9 @@
 """A model that answers at once, and a data set with patients, columns, gaps and a bad case."""
 
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -82,3 +86,19 @@ def oracle():
 @pytest.fixture
 def dataset_of():
     return make_dataset
+
+
+def _places():
+    """The phantoms of masks and boxes that the tests of evaluation use."""
+    path = Path(__file__).parents[1] / "evaluate" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("evaluate_conftest", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def places():
+    """The schemes of the place phantoms, a model that knows them, and data sets of them."""
+    module = _places()
+    return SimpleNamespace(schemes=module.PLACES, oracle=module.PlaceOracle, dataset=module.make_places)

@@ -105,9 +105,9 @@ def _told(task: PlaceTask, target: Array, size: tuple[int, ...]) -> Array:
         for axis in range(2, heat.ndim):
             heat = heat.repeat(-(-size[axis - 2] // heat.shape[axis]), axis=axis)
         return np.asarray(heat[(slice(None), slice(None), *(slice(n) for n in size))])
-    if task.head.outputs == classes:  # one output a structure: 0, 1, or unknown
+    if target.ndim == len(size) + 2:  # structures that may overlap: 0, 1, or unknown
         return np.asarray(target == 1, dtype=np.float32)
-    return np.concatenate([target == n + 1 for n in range(classes)], axis=1).astype(np.float32)
+    return np.stack([target == n + 1 for n in range(classes)], axis=1).astype(np.float32)
 
 
 def answered_batch(answers: Sequence[tuple[Prediction, Case]], task: Question) -> Array | None:

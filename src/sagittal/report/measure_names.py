@@ -58,7 +58,10 @@ MEASURES: dict[str, tuple[str, str]] = {
     "iou": ("IoU", "common voxels over all that either marks"),
     "cldice": ("clDice", "overlap of the centre lines of thin structures"),
     "volume_error_percent": ("Volume error, %", "mean size of the error of the volume (area); lower is better"),
-    "expected_dice_correlation": ("Expected Dice, correlation", "of the Dice that the model expects and the true one"),
+    "expected_dice_correlation": (
+        "Expected Dice, correlation",
+        "of the Dice that the model expects and the true one, within structures",
+    ),
     "expected_dice_error": (
         "Expected Dice, error",
         "mean gap between the Dice that the model expects and the true one",
@@ -138,7 +141,11 @@ def title_of(name: str, kind: str = "") -> str:
 
 def _names(name: str, kind: str) -> tuple[str, str]:
     own = PLACE_MEASURES.get(kind, {})
-    return own.get(name) or MEASURES.get(name) or (name.replace("_", " "), "")
+    found = own.get(name) or MEASURES.get(name)
+    if found is not None:
+        return found
+    measure, _, rest = name.partition("_")  # that of one class, as training writes it
+    return (f"{MEASURES[measure][0]}: {rest}" if measure in MEASURES and rest else name.replace("_", " ")), ""
 
 
 def lines(measures: Mapping[str, Estimate], kind: str = "") -> list[Line]:

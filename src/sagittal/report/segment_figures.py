@@ -203,7 +203,7 @@ def _agreement(axes: Axes, truth: Floats, answer: Floats) -> None:
     if math.isfinite(spread):
         for side in (-1.96, 1.96):
             axes.axhline(bias + side * spread, color=COLOURS[1], linewidth=1, linestyle="--")
-        text += f"; 95 % of errors within {bias - 1.96 * spread:+.3g} to {bias + 1.96 * spread:+.3g}"
+        text += f"; 95 %: {bias - 1.96 * spread:+.3g} to {bias + 1.96 * spread:+.3g}"
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.22 * (high - low))  # room for the words
     axes.annotate(text, (0.02, 0.98), xycoords="axes fraction", va="top", fontsize=8, color=COLOURS[1])

@@ -281,12 +281,17 @@ def _expected(
     def measures(weights: Floats) -> dict[str, Floats]:
         w = weights[:, case]
         total = w.sum(axis=1)
+        sums = np.zeros((3, len(w)))
         with np.errstate(invalid="ignore", divide="ignore"):
-            x, y = ((w @ v / total)[:, None] for v in (expected, true))
-            a, b = expected - x, true - y
-            cov, va, vb = (np.einsum("rn,rn->r", w, p) / total for p in (a * b, a * a, b * b))
-            scale = np.sqrt(va * vb)
-            r = np.where(scale > 1e-12, cov / np.where(scale > 1e-12, scale, 1), np.nan)
+            # Within structures: that one is harder than another says nothing about a case.
+            for number in np.unique(structure):
+                here = structure == number
+                part = w[:, here]
+                x, y = ((part @ v[here] / part.sum(axis=1))[:, None] for v in (expected, true))
+                a, b = np.nan_to_num(expected[here] - x), np.nan_to_num(true[here] - y)
+                sums += np.stack([(part * product).sum(axis=1) for product in (a * b, a * a, b * b)])
+            scale = np.sqrt(sums[1] * sums[2])
+            r = np.where(scale > 1e-12, sums[0] / np.where(scale > 1e-12, scale, 1), np.nan)
             return {"expected_dice_correlation": r, "expected_dice_error": w @ gap / total, "plain": w @ plain / total}
 
     boot = bootstrap(measures, groups, **options)

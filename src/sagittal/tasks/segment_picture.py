@@ -14,7 +14,7 @@ from sagittal.image import Image
 from sagittal.labels import LabelScheme
 from sagittal.metrics.overlap import overlap
 from sagittal.prediction import Mask, Prediction
-from sagittal.tasks.outlines import cut, find_boxes, true_segmentation, union
+from sagittal.tasks.outlines import Box, cut, find_boxes, true_segmentation, union
 from sagittal.tasks.picture import font_of, head_up, window
 from sagittal.truth import Segmentation
 from sagittal.types import Array, Bools, Floats
@@ -147,24 +147,23 @@ def planes_of(task: Outlined, finding: Mask, case: Case) -> tuple[list[Plane], S
 
 
 def _largest(answer: Segmentation, truth: Segmentation | None, names: Sequence[str]) -> tuple[int, int, int]:
-    """For the axes k, j, i the index at which the largest structure has the most voxels; the middle where there is none."""
-    best: tuple[int, Any, Any] = (0, None, None)
-    boxes = [{} if one is None else find_boxes(one) for one in (answer, truth)]
-    for name in names:
-        if name not in boxes[0] and name not in boxes[1]:
-            continue
-        box = union(boxes[0].get(name), boxes[1].get(name))
-        mask = np.zeros(tuple(part.stop - part.start for part in box), dtype=bool)
-        for one, found in zip((answer, truth), boxes, strict=True):
-            if one is not None and name in found:
-                mask |= cut(one, name, box)
-        size = int(np.count_nonzero(mask))
-        if size > best[0]:
-            best = size, mask, box
-    _, mask, box = best
-    if mask is None:
+    """For the axes k, j, i the index at which the largest true structure has the most voxels.
+
+    Where nothing is true the largest one found, and the middle where there is none either.
+    """
+    best: tuple[int, Bools, Box] | None = None
+    for one in (truth, answer):
+        boxes = {} if one is None or best is not None else find_boxes(one)
+        for name, box in boxes.items():
+            if one is not None and name in names:
+                mask = cut(one, name, box)
+                size = int(np.count_nonzero(mask))
+                if best is None or size > best[0]:
+                    best = size, mask, box
+    if best is None:
         i, j, k = (n // 2 for n in answer.grid.shape)
         return k, j, i
+    _, mask, box = best
     at = []
     for axis in (2, 1, 0):
         others = tuple(a for a in range(3) if a != axis)

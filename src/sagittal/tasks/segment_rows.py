@@ -53,9 +53,10 @@ MEASURES = (
     "lesions_dice",
 )
 
-#: A true structure is thin where its largest piece is longer than this many times its voxels over their outer faces: a
-#: ball has 16, a disc 7, a straight vessel 25 diameters long 125.
-THIN = 50.0
+#: A true structure is thin where its largest piece is longer than this many times its voxels over their outer faces, in a
+#: picture and in a volume: a disc has 7, a straight vessel of 25 diameters 50; a ball has 16, a hippocampus up to 60, a
+#: straight vessel of 25 diameters 125, a tree several hundred.
+THIN = {2: 50.0, 3: 100.0}
 
 #: Boxes with more voxels than this are too large for skeletons and for the numbering of their pieces.
 MOST_VOXELS = 60_000_000
@@ -223,7 +224,7 @@ def is_thin(mask: Bools) -> bool:
         for axis in axes
     )
     diagonal = float(np.linalg.norm([mask.shape[axis] for axis in axes]))
-    return diagonal * faces / int(np.count_nonzero(mask)) > THIN
+    return diagonal * faces / int(np.count_nonzero(mask)) > THIN[len(axes)]
 
 
 __all__ = ["MEASURES", "figure", "measure", "score_row", "summarise_rows"]
