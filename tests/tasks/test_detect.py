@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,11 +16,13 @@ from sagittal.image import Image
 from sagittal.labels import LabelScheme
 from sagittal.networks.heads import Head
 from sagittal.prepare.lattice import Lattice
-from sagittal.prepare.plan import AugmentPlan
+from sagittal.prepare.plan import AugmentPlan, DecidePlan, InputPlan, NetworkPlan, Plan, TrainPlan
 from sagittal.prepare.warp import Warp, draw_warp, sample_images
 from sagittal.tasks.detect import Detect
+from sagittal.tasks.detect_settle import OperatingPoint
 from sagittal.tasks.detect_target import centres_of
-from sagittal.truth import Boxes
+from sagittal.tasks.registry import make_place_task
+from sagittal.truth import Boxes, Segmentation, SegmentationSource, Structure
 
 DISCS = LabelScheme("objects", ("bright", "dark"))
 
@@ -145,3 +149,37 @@ def test_truth_goes_from_the_case_to_the_map_and_back():
     low, high = places[0] - sides[:2], places[0] + sides[2:]
     np.testing.assert_allclose(lattice.to_study(low)[:2], [9.5, 19.5], atol=1e-4)
     np.testing.assert_allclose(lattice.to_study(high)[:2], [25.5, 31.5], atol=1e-4)
+
+
+def test_a_plan_makes_the_task_it_names():
+    network = NetworkPlan("unet", head_stride=2)
+    plan = Plan(
+        DISCS,
+        task="detect",
+        input=InputPlan(dimensions=3),
+        network=network,
+        train=TrainPlan(class_weights="sqrt"),
+        decide=DecidePlan(operating_point="fp=0.5"),
+    )
+    task = make_place_task(plan)
+    assert isinstance(task, Detect)
+    assert (task.dimensions, task.stride, task.balance, task.point) == (3, 2, 0.5, OperatingPoint("fp", 0.5))
+    assert (task.head.outputs, task.head.stride) == (2 + 6, 2)
+    plain = make_place_task(replace(plan, train=TrainPlan(), decide=DecidePlan()))
+    assert isinstance(plain, Detect)
+    assert (plain.balance, plain.point.kind) == (0.0, "f1")
+
+
+def test_a_case_of_lesion_masks_has_the_boxes_around_its_components():
+    grid = Grid((20, 20, 10))
+    layers = np.zeros((1, 20, 20, 10), dtype=np.uint8)
+    layers[0, 2:5, 3:7, 1:4] = 1
+    layers[0, 12:18, 12:14, 6:9] = 2
+    lesions = Segmentation(layers, grid, (Structure("bright", (1,)), Structure("dark", (2,))))
+    truth = SegmentationSource(lambda: lesions, structures=("bright", "dark"))
+    image = Image(np.zeros((1, 20, 20, 10), dtype=np.float32), grid)
+    case = Case("c0", "p0", {"image": ImageSource(lambda: image)}, truth=truth)
+    stored = Detect(DISCS, dimensions=3, stride=1).target(case, Lattice.of(grid, 3))
+    # Network order is (slices, rows, columns), edges half a voxel beyond the outermost centres.
+    np.testing.assert_allclose(stored[0], [0.5, 2.5, 1.5, 3.5, 6.5, 4.5, 0, 0])
+    np.testing.assert_allclose(stored[1], [5.5, 11.5, 11.5, 8.5, 13.5, 17.5, 1, 0])
