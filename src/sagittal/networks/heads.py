@@ -42,7 +42,9 @@ class Head:
 
     def __post_init__(self) -> None:
         if any(sorted(order) != list(range(self.outputs)) for order in self.mirror):
-            raise ConfigError(f"the order of a mirrored view's outputs names each of {self.outputs} once, not {self.mirror}")
+            raise ConfigError(
+                f"the order of a mirrored view's outputs names each of {self.outputs} once, not {self.mirror}"
+            )
         if self.outputs < 1:
             raise ConfigError(f"a head needs one output or more, not {self.outputs}")
         if self.stride < 1:
