@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from sagittal.grid import Grid
-from sagittal.tasks.clean import Pieces, choose_cleaning, clean_segmentation, trace_pieces
+from sagittal.tasks.clean import Pieces, choose_cleaning, clean_segmentation, regions, trace_pieces
 from sagittal.tasks.outlines import find_boxes
 from sagittal.truth import Segmentation, Structure
 from sagittal.types import Array
@@ -230,3 +230,40 @@ def test_a_structure_invented_in_healthy_cases_is_removed_by_volume() -> None:
     assert choice.rule == {"least_voxels": 15}
     assert np.isnan(choice.dice[:10]).all()
     np.testing.assert_allclose(choice.dice[10:], 0.9)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_many_scattered_components_are_those_of_the_whole_volume(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    smooth = ndimage.gaussian_filter(rng.normal(size=(101, 90, 81)), 4)
+    mask = (smooth > np.quantile(smooth, 0.985)) & (smooth < np.quantile(smooth, 0.997))  # some are hollow
+    labels, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+    parts = regions(mask)
+    assert count > len(parts) > 5
+    together = np.zeros_like(mask)
+    for place, part in parts:
+        assert not (together[place] & part).any()
+        together[place] |= part
+    assert (together == mask).all()
+    sizes = np.bincount(labels.ravel())[1:]
+    least = int(np.median(sizes))
+    expected = np.append(False, sizes >= least)[labels]
+    filled = ndimage.binary_fill_holes(expected)
+    assert filled.sum() > expected.sum()
+    one = (Structure("a", (1,)),)
+    cleaned = clean_segmentation(segmentation(mask.astype(np.uint8), one), {"a": {"least_ml": least * 0.00245 * 0.999}})
+    assert (cleaned.mask("a") == expected).all()
+    rule = {"least_ml": least * 0.00245 * 0.999, "fill": True}
+    assert (clean_segmentation(segmentation(mask.astype(np.uint8), one), {"a": rule}).mask("a") == filled).all()
+    truth = segmentation(ndimage.binary_dilation(mask).astype(np.uint8), one)
+    dice = 2 * (filled & truth.mask("a")).sum() / (filled.sum() + truth.mask("a").sum())
+    pieces = traced(segmentation(mask.astype(np.uint8), one), truth, "a")
+    assert (np.sort(pieces.voxels) == np.sort(sizes)).all()
+    assert pieces.dice(rule) == pytest.approx(dice, abs=1e-12)
+
+
+def test_one_slice_of_a_volume_encloses_nothing() -> None:
+    labels = np.zeros((12, 12, 5), dtype=np.uint8)
+    labels[2:9, 2:9, 2] = 1
+    labels[5, 5, 2] = 0
+    assert clean_segmentation(segmentation(labels), {"a": {"fill": True}}).mask("a").sum() == 48

@@ -26,6 +26,8 @@ LEAST_GAIN = 0.001
 LEAST_PATIENTS = 3
 #: Resamples, and the quantile of their gains that must be positive; with no patient worse, three that are better suffice.
 RESAMPLES, LOWER = 1000, 0.05
+#: Edge of the blocks in which a large mask is taken apart, voxels.
+BLOCK = 8
 #: Quantiles of the volumes of false islands that are tried as least volume.
 QUANTILES = (0.5, 0.75, 0.9, 1.0)
 
@@ -63,10 +65,6 @@ class Pieces:
         if rule.get("fill"):
             found, both = found + int(self.hole_known[kept].sum()), both + int(self.hole_true[kept].sum())
         return 1.0 if found + self.truth == 0 else 2 * both / (found + self.truth)
-
-    def volume(self, number: int) -> float:
-        """Of one component, in ml where that is known, else in voxels."""
-        return float(self.voxels[number]) * (1.0 if math.isnan(self.unit_ml) else self.unit_ml)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,17 +109,26 @@ def trace_pieces(
     if name not in boxes[0]:
         return Pieces(none, none, none, none, none, there, unit)
     box = boxes[0][name]
-    mask, true = cut(answer, name, box), cut(truth, name, box, _cut(hidden, box))
-    known = np.ones_like(mask) if hidden is None else ~hidden[box]
-    labels, count = components(mask)
-    voxels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    parts = [voxels, *(np.bincount(labels[chosen], minlength=count + 1)[1:] for chosen in (mask & known, mask & true))]
+    whole, true = cut(answer, name, box), cut(truth, name, box, _cut(hidden, box))
+    known = np.ones_like(whole) if hidden is None else ~hidden[box]
     structure = next(s for s in answer.structures if s.name == name)
-    holes = _holes(mask) & (answer.layers[structure.layer][box] == 0)
-    owner = _owners(labels, holes)
-    parts += [np.bincount(owner[chosen], minlength=count + 1)[1:] for chosen in (holes & known, holes & true)]
+    free = answer.layers[structure.layer][box] == 0
+    parts = [np.zeros((5, 0), dtype=np.int64)]
+    for place, mask in regions(whole):
+        labels, count = components(mask)
+        holes = _holes(mask, picture=answer.grid.shape[2] == 1) & free[place]
+        owner = _owners(labels, holes)
+        here = known[place], true[place]
+        chosen = [
+            labels,
+            *(np.where(mask & part, labels, 0) for part in here),
+            *(np.where(part, owner, 0) for part in here),
+        ]
+        parts.append(np.stack([np.bincount(one.ravel(), minlength=count + 1)[1:] for one in chosen]))
+    voxels, *others = np.concatenate(parts, axis=1)
     order = np.argsort(-voxels, kind="stable")
-    return Pieces(*(part[order] for part in parts), truth=there, unit_ml=unit)
+    of_known, of_true, hole_known, hole_true = (part[order] for part in others)
+    return Pieces(voxels[order], of_known, of_true, hole_known, hole_true, there, unit)
 
 
 def choose_cleaning(pieces: Sequence[Pieces], patients: Sequence[str], *, allowed: bool = True) -> Choice:
@@ -178,7 +185,9 @@ def clean_segmentation(segmentation: Segmentation, rules: Mapping[str, Mapping[s
     for structure, box in parts:
         if rules[structure.name].get("fill"):
             layer = layers[structure.layer][box]
-            layer[_holes(np.isin(layer, structure.values)) & (layer == 0)] = structure.values[0]
+            for place, mask in regions(_own(layer, structure)):
+                part = layer[place]
+                part[_holes(mask, picture=layers.shape[3] == 1) & (part == 0)] = structure.values[0]
     return Segmentation(layers, segmentation.grid, segmentation.structures, segmentation.ignore)
 
 
@@ -186,12 +195,52 @@ def _remove_islands(layer: Array, structure: Structure, rule: Mapping[str, Any],
     """Set the components of a structure that a rule removes to 0, in a view of its layer."""
     if not any(rule.get(step) for step in ("largest", "least_ml", "least_voxels")):
         return
-    labels, count = components(np.ascontiguousarray(np.isin(layer, structure.values)))
-    voxels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    parts = [(place, *components(mask)) for place, mask in regions(_own(layer, structure))]
+    voxels = np.concatenate([np.bincount(labels.ravel(), minlength=count + 1)[1:] for _, labels, count in parts])
     order = np.argsort(-voxels, kind="stable")
-    gone = np.zeros(count + 1, dtype=bool)
-    gone[1 + order] = ~_kept(voxels[order], rule, unit)
-    layer[gone[labels]] = 0
+    gone = np.zeros(len(voxels), dtype=bool)
+    gone[order] = ~_kept(voxels[order], rule, unit)
+    first = 0
+    for place, labels, count in parts:
+        layer[place][np.append(False, gone[first : first + count])[labels]] = 0
+        first += count
+
+
+def _own(layer: Array, structure: Structure) -> Bools:
+    values = structure.values
+    return np.asarray(layer == values[0] if len(values) == 1 else np.isin(layer, values))
+
+
+def regions(mask: Bools) -> list[tuple[Box, Bools]]:
+    """Parts of a mask that no component joins, each with its box: far islands do not make it a matter of the whole study.
+
+    Voxels in blocks of 8 x 8 x 8 that do not even touch belong to different components.
+
+    Examples
+    --------
+    >>> mask = np.zeros((100, 100, 100), dtype=bool)
+    >>> mask[3:5, 3:5, 3] = mask[90, 90, 90] = True
+    >>> [(part.shape, int(part.sum())) for _, part in regions(mask)]
+    [((8, 8, 8), 4), ((8, 8, 8), 1)]
+    """
+    if mask.size <= BLOCK**3 * 8:
+        return [((slice(None), slice(None), slice(None)), np.ascontiguousarray(mask))]
+    some = mask
+    for axis in range(3):
+        some = np.logical_or.reduceat(some, range(0, mask.shape[axis], BLOCK), axis=axis)
+    numbers, count = ndimage.label(some, structure=np.ones((3, 3, 3)))
+    out = []
+    for number, coarse in enumerate(ndimage.find_objects(numbers, max_label=count), start=1):
+        i, j, k = (slice(s.start * BLOCK, min(s.stop * BLOCK, n)) for s, n in zip(coarse, mask.shape, strict=True))
+        mine = numbers[coarse] == number
+        part = np.ascontiguousarray(mask[i, j, k])
+        if not mine.all():  # another part's blocks lie in the same box
+            fine = mine
+            for axis in range(3):
+                fine = np.repeat(fine, BLOCK, axis=axis)
+            part &= fine[: part.shape[0], : part.shape[1], : part.shape[2]]
+        out.append(((i, j, k), part))
+    return out
 
 
 def _kept(voxels: Array, rule: Mapping[str, Any], unit: float) -> Bools:
@@ -206,9 +255,8 @@ def _kept(voxels: Array, rule: Mapping[str, Any], unit: float) -> Bools:
     return kept
 
 
-def _holes(mask: Bools) -> Bools:
-    """Background of a box that a mask encloses; at the faces of the box it is open."""
-    picture = mask.shape[2] == 1
+def _holes(mask: Bools, *, picture: bool) -> Bools:
+    """Background of a box that a mask encloses; at the faces of the box it is open, but for those of a picture."""
     flat = mask[:, :, 0] if picture else mask
     # Labels of the outside: ndimage.binary_fill_holes grows it voxel by voxel, which takes 20 times as long.
     labels, count = ndimage.label(np.pad(~flat, 1, constant_values=True))
@@ -236,9 +284,9 @@ def _least_volumes(pieces: Sequence[Pieces]) -> list[dict[str, Any]]:
     """Least volumes worth trying: just above some quantiles of the volumes of islands that are wholly false."""
     in_ml = all(math.isfinite(piece.unit_ml) for piece in pieces)
     sizes = [
-        piece.volume(number) if in_ml else float(piece.voxels[number])
+        float(size) * (piece.unit_ml if in_ml else 1)
         for piece in pieces
-        for number in np.flatnonzero((piece.true == 0) & (piece.known > 0))
+        for size in piece.voxels[(piece.true == 0) & (piece.known > 0)]
     ]
     if not sizes:
         return []
