@@ -106,3 +106,40 @@ def test_real_volumes_in_folders(bench_data, tmp_path):
         truth, other = case.truth.load(), listed[case.id].truth.load()
         np.testing.assert_array_equal(truth.mask("hippocampus"), other.mask("Anterior") | other.mask("Posterior"))
         assert truth.grid.same_place(case.image("t1").grid)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_names_of_any_kind_end_in_a_data_set_or_in_our_errors(tmp_path, write_png, seed):
+    """Random folders and files: whatever the layout is taken for, no file is lost silently and no foreign error comes."""
+    from sagittal.errors import SagittalError
+
+    rng = np.random.default_rng(seed)
+    words = [
+        "images",
+        "masks",
+        "a",
+        "a_mask",
+        "a_1",
+        "a_1_seg",
+        "liver",
+        "a_liver",
+        "seg",
+        "t1",
+        "P1",
+        "P1-t1",
+        "P1-seg",
+        "x y",
+        "2ndHO",
+    ]
+    for _ in range(int(rng.integers(1, 14))):
+        parts = [words[n] for n in rng.integers(0, len(words), int(rng.integers(1, 4)))]
+        values = np.eye(9, 12, dtype=np.uint8) * int(rng.integers(0, 3)) if rng.random() < 0.6 else None
+        write_png("set/" + "/".join(parts) + ".png", values)
+    for layout in (None, "pairs", "case_folders"):
+        try:
+            dataset = open_dataset(tmp_path / "set", layout=layout)
+        except SagittalError:
+            continue
+        assert len({case.id for case in dataset}) == len(dataset) > 0
+        for case in dataset:
+            assert case.images

@@ -128,3 +128,14 @@ def test_crops_of_volumes_and_of_several_values(write_nifti):
         read_crops([one, clash, image], crops=[at[0], at[0]], structures={"a": [1], "b": [2]})
     with pytest.raises(ReadError, match="does not exist|not found|no such|missing"):
         read_crops([one, image.with_name("none.nii.gz")], crops=at[:1], structures={"b": [2]})
+
+
+def test_crops_in_a_zip(crops, tmp_path):
+    import zipfile
+
+    crops("image,mask,x,y", "0.png,c/a.png,2,1", "0.png,c/b.png,8,6")
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in ("0.png", "c/a.png", "c/b.png", "t.csv"):
+            archive.write(tmp_path / name, f"set/{name}")
+    (case,) = open_dataset(tmp_path / "set.zip", mask_column="mask", target="lesion").cases
+    assert voxels(case) == {"lesion": 16}

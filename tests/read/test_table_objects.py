@@ -124,3 +124,32 @@ def test_official_lists_of_bccd_are_its_splits(bench_data):
         listed = set((folder / "ImageSets" / "Main" / f"{split}.txt").read_text().split())
         assert {case.id.rpartition("/")[2] for case in dataset.split(split)} == listed
     assert all(case.split for case in dataset), "no case is free to be put elsewhere"
+
+
+def test_a_metaimage_as_luna_has_it(tmp_path, write_text):
+    sitk = pytest.importorskip("SimpleITK")
+    image = sitk.GetImageFromArray(np.zeros((20, 50, 40), np.int16))
+    image.SetSpacing((0.5, 0.8, 2.0))
+    image.SetOrigin((-30.0, 12.0, -200.0))
+    image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    (tmp_path / "luna").mkdir()
+    sitk.WriteImage(image, str(tmp_path / "luna" / "1.3.6.mhd"))
+    voxel = (10, 25, 4)
+    world = image.TransformIndexToPhysicalPoint(voxel)
+    write_text(
+        "luna/annotations.csv", "seriesuid,coordX,coordY,coordZ,diameter_mm\n1.3.6," + ",".join(map(str, (*world, 8)))
+    )
+    (case,) = open_dataset(tmp_path / "luna").cases
+    found = case.truth.on(case.image().grid)
+    np.testing.assert_allclose(found.corners, [[[2, 20, 2], [18, 30, 6]]], atol=1e-9)
+
+
+def test_objects_in_a_zip(luna, tmp_path):
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "luna.zip", "w") as archive:
+        for file in sorted(luna.rglob("*.*")):
+            archive.write(file, file.relative_to(tmp_path))
+    dataset = open_dataset(tmp_path / "luna.zip", unlisted="empty")
+    assert [len(case.truth) for case in dataset] == [2, 1, 0]
+    assert dataset.cases[2].image().grid.shape == (40, 50, 20)

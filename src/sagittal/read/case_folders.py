@@ -25,8 +25,8 @@ from sagittal.read.truths import is_lateral
 from sagittal.truth import SegmentationSource
 
 _MARKS = "_-. "
-#: Folders that are looked at to tell whether they are cases.
-_SAMPLE = 40
+#: Folders, and files, that are looked at to tell whether they are cases.
+_SAMPLE, _FILES = 40, 20_000
 #: ``BraTS-GLI-00005-100`` is the second visit of patient ``BraTS-GLI-00005``.
 _VISIT = re.compile(r"(BraTS-[A-Za-z]+-\d{4,6})-\d{3}")
 
@@ -75,9 +75,18 @@ def is_case_folders(root: Path) -> bool:
 
 
 def find_case_folders(root: Path, most: int | None = None) -> list[Folder]:
-    """The folders below a folder, or itself, that hold files with the suffix of a volume or picture; not of DICOM."""
+    """The folders below a folder, or itself, that hold files with the suffix of a volume or picture; not of DICOM.
+
+    Parameters
+    ----------
+    root : Path
+    most : int, optional
+        Look no further than so many folders, for a sample.
+    """
     found: dict[Path, Folder] = {}
-    for file in walk(root):
+    for looked, file in enumerate(walk(root)):
+        if most is not None and looked >= _FILES:
+            break
         if READERS.get(image_suffix(file)) in {None, read_dicom}:
             continue
         inside = is_mask_folder(file.parent.name) and file.parent != root
