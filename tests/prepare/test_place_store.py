@@ -112,11 +112,19 @@ def broken() -> Image:
     raise ReadError("truncated")
 
 
+def too_large() -> Image:
+    raise MemoryError
+
+
 def test_bad_studies_do_not_kill_good_ones(cases: list[Case], tmp_path: Path) -> None:
     cases[3] = replace(cases[3], images={"image": ImageSource(broken)})
+    cases[4] = replace(cases[4], images={"image": ImageSource(too_large)})
     store = build_place_store(cases, PLAN, Segment(SCHEME), tmp_path)
-    assert store.ids == ("c0", "c1", "c2", "c4")
-    assert [(skip.case, skip.reason) for skip in store.skipped] == [("c3", "truncated")]
+    assert store.ids == ("c0", "c1", "c2")
+    assert [(skip.case, skip.reason.split(".")[0]) for skip in store.skipped] == [
+        ("c3", "truncated"),
+        ("c4", "the study does not fit in memory"),
+    ]
     unread = [replace(case, images={"image": ImageSource(broken)}) for case in cases]
     with pytest.raises(DataError, match="5 of 5 cases cannot be prepared; the first because: truncated"):
         build_place_store(unread, PLAN, Segment(SCHEME), tmp_path / "other")

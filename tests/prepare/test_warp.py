@@ -133,9 +133,9 @@ def test_strengths_are_the_ends_of_ranges() -> None:
     assert 1.2 < float(bent.std()) < 3.5  # 0.1 * 50 is the greatest, half of it the mean
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from([2, 3]))
-def test_boxes_go_where_their_objects_go(seed: int, d: int) -> None:
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([2, 3]), st.sampled_from([0.0, 0.008]))
+def test_boxes_go_where_their_objects_go(seed: int, d: int, elastic: float) -> None:
     """The box of an ellipsoid, sampled as a label, is the warped box."""
     rng = np.random.default_rng(seed)
     size = (90,) * 2 if d == 2 else (48,) * 3
@@ -143,11 +143,11 @@ def test_boxes_go_where_their_objects_go(seed: int, d: int) -> None:
     middle = np.array(size) / 2 + rng.uniform(-2, 2, d)
     index = np.stack(np.meshgrid(*[np.arange(n) for n in size], indexing="ij"), axis=-1)
     body = ((((index - middle) / half) ** 2).sum(axis=-1) < 1).astype(np.uint8)[None]
-    plan = AugmentPlan(flip=(0,), rotate_deg=40, scale=0.3, elastic=0.02)
+    plan = AugmentPlan(flip=(0,), rotate_deg=40, scale=0.3, elastic=elastic)
     warp = draw_warp(plan, tuple(int(1.4 * n) for n in size), np.array([size]) / 2, rng)
     found = np.argwhere(sample_labels([body], warp)[0, 0].numpy() == 1)
     box = warp_boxes(np.concatenate([middle - half, middle + half, [3, 1]])[None], warp, 0)[0]
-    np.testing.assert_allclose(box[:d], found.min(axis=0) - 0.5, atol=2.0)
-    np.testing.assert_allclose(box[d : 2 * d], found.max(axis=0) + 0.5, atol=2.0)
+    np.testing.assert_allclose(box[:d], found.min(axis=0) - 0.5, atol=1.5 + 100 * elastic)
+    np.testing.assert_allclose(box[d : 2 * d], found.max(axis=0) + 0.5, atol=1.5 + 100 * elastic)
     assert box[2 * d :].tolist() == [3, 1]
     assert warp_boxes(np.zeros((0, 2 * d + 2)), warp, 0).shape == (0, 2 * d + 2)

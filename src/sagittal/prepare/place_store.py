@@ -129,7 +129,7 @@ def build_place_store(
     with (reporter or Quiet()).track("prepare", len(missing)) as advance:
         for n, made in _prepared(cases, missing, plan, task, workers):
             if isinstance(made, Exception):
-                skipped[n] = Skipped(cases[n].id, str(made))
+                skipped[n] = Skipped(cases[n].id, _reason(made))
             else:
                 _write(place, n, marks[n], *made)
             advance(1, "")
@@ -192,6 +192,13 @@ def _prepared(
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(numbers), 2 * workers):  # bounds what waits in memory
             yield from pool.map(one, numbers[start : start + 2 * workers])
+
+
+def _reason(error: Exception) -> str:
+    """Why a case was left out; Python says nothing of its own about memory."""
+    if isinstance(error, MemoryError):
+        return "the study does not fit in memory. Use a machine with more, a coarser prepare.spacing_mm, or fewer --workers."
+    return str(error)
 
 
 def _write(

@@ -18,6 +18,9 @@ from sagittal.prepare.plan import Plan, PreparePlan
 from sagittal.prepare.resample import resize
 from sagittal.types import Array, Floats
 
+#: Voxels that are looked at together.
+_AT_ONCE = 4_000_000
+
 
 @dataclass(frozen=True, eq=False)
 class PreparedVolume:
@@ -130,12 +133,15 @@ def content_box(channels: Sequence[Floats], least: float = -np.inf) -> tuple[tup
     used = [np.zeros(n, dtype=bool) for n in whole]
     for channel in channels:
         low = max(float(channel.min()), least)
-        for n, plane in enumerate(channel):
-            above = plane > low
-            lines = [above.any(axis=tuple(b for b in range(plane.ndim) if b != a)) for a in range(plane.ndim)]
-            used[0][n] |= bool(lines[0].any())
-            for axis, line in enumerate(lines, start=1):
-                used[axis] |= line
+        step = max(1, _AT_ONCE * len(channel) // channel.size)
+        for first in range(0, len(channel), step):
+            above = channel[first : first + step] > low
+            for axis in range(channel.ndim):
+                lines = above.any(axis=tuple(a for a in range(channel.ndim) if a != axis))
+                if axis == 0:
+                    used[0][first : first + step] |= lines
+                else:
+                    used[axis] |= lines
     if not used[0].any():
         return (0,) * len(whole), whole
     ends = [np.flatnonzero(u)[[0, -1]] for u in used]
