@@ -377,9 +377,10 @@ def test_check_looks_at_spheres_on_the_grid_of_their_image(tmp_path, write_nifti
     from sagittal.check.check_dataset import check_dataset
 
     write_nifti("luna/1.nii.gz", np.arange(64_000, dtype=np.int16).reshape(40, 40, 40))  # 0.7 x 0.8 x 3 mm, from 0
-    rows = ("1,-14,-16,60,6", "1,-14,-16,200,6")  # the middle of the volume, and above it
+    rows = ("1,-14,-16,60,6", "1,-14,-16,200,6", "1,-14,-16,117,9")  # its middle, above it, across its edge
     write_text("luna/t.csv", "image,coordX,coordY,coordZ,diameter_mm\n" + "\n".join(rows) + "\n")
     found = {one.code: one for one in check_dataset(open_dataset(tmp_path / "luna"))}
-    assert "box-out-of-frame" in found
-    assert "1 box beyond" in found["box-out-of-frame"].message
-    assert "box 2 (object)" in found["box-out-of-frame"].message
+    assert "1 box wholly outside the image" in found["box-outside"].message
+    assert "box 2 (object)" in found["box-outside"].message
+    assert "1 box beyond the edge" in found["box-out-of-frame"].message
+    assert "box 3 (object)" in found["box-out-of-frame"].message
