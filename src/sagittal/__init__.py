@@ -30,7 +30,9 @@ __all__ = [
     "Image",
     "LabelScheme",
     "Model",
+    "PlaceModel",
     "Plan",
+    "PredictOptions",
     "Prediction",
     "ReadOptions",
     "Run",
@@ -45,6 +47,7 @@ __all__ = [
     "fit",
     "info",
     "ingest",
+    "load_model",
     "open_dataset",
     "plan",
     "predict",
@@ -64,8 +67,10 @@ if TYPE_CHECKING:
     from sagittal.grid import Grid
     from sagittal.image import Image
     from sagittal.labels import LabelScheme
+    from sagittal.model.load import load_model
     from sagittal.model.package import Model
-    from sagittal.options import EvaluateOptions, ReadOptions, TrainOptions
+    from sagittal.model.place_model import PlaceModel
+    from sagittal.options import EvaluateOptions, PredictOptions, ReadOptions, TrainOptions
     from sagittal.prediction import Prediction
     from sagittal.prepare.plan import Plan
     from sagittal.read.open_dataset import open_dataset
@@ -100,7 +105,9 @@ _PLACES = {
     "Image": "image",
     "LabelScheme": "labels",
     "Model": "model.package",
+    "PlaceModel": "model.place_model",
     "Plan": "prepare.plan",
+    "PredictOptions": "options",
     "Prediction": "prediction",
     "ReadOptions": "options",
     "Run": "train.run",
@@ -112,6 +119,7 @@ _PLACES = {
     "fit": "verbs",
     "info": "verbs",
     "ingest": "verbs",
+    "load_model": "model.load",
     "open_dataset": "read.open_dataset",
     "plan": "verbs",
     "predict": "verbs",

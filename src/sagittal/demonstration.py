@@ -44,6 +44,7 @@ def demo(
         The report page.
     """
     from sagittal.evaluate.cases import held_out
+    from sagittal.model.package import Model
     from sagittal.write.maps import explain_cases
     from sagittal.write.table import write_predictions
 
@@ -78,6 +79,7 @@ def demo(
     )
     held, _ = held_out(dataset, None, splits_file=run.folder / "splits.json")
     chosen, loaded = held.cases[:4], run.model
+    assert isinstance(loaded, Model)  # the question of the demo is one of classes
     talk.say(f"4/5 predict: {len(chosen)} held-out studies")
     write_predictions(list(loaded.predict_many(chosen, reporter=talk)), folder / "predictions.csv")
     talk.say("5/5 explain: where the model looked")

@@ -139,6 +139,30 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
+class PredictOptions:
+    """What prediction may be told beside its arguments.
+
+    Parameters
+    ----------
+    formats : tuple of str
+        What is written into the output folder where the answer has a place: ``nifti``, ``mask``, ``seg``,
+        ``seg-fractional``, ``rtstruct``, ``sr``, ``png``, ``coco``, ``csv``, ``json``; label maps, overlays and tables
+        where left out.
+    terminology : path, optional
+        JSON file with the coded names of structures and objects.
+    images : str, optional
+        Which files or series are which image of a model with several: ``"T1=t1n,FLAIR=t2f"``.
+    tilt : str, optional
+        ``shear`` gives DICOM series of a tilted gantry the sheared affine that is exact; ``refuse`` where left out.
+    """
+
+    formats: tuple[str, ...] = ()
+    terminology: Path | None = None
+    images: str | None = None
+    tilt: str | None = None
+
+
+@dataclass(frozen=True)
 class EvaluateOptions:
     """What evaluation may be told beside its arguments.
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sagittal.errors import ConfigError, nearest
 from sagittal.labels import TASK_KINDS
-from sagittal.options import EvaluateOptions, ReadOptions, TrainOptions, format_seconds, parse_budget
+from sagittal.options import EvaluateOptions, PredictOptions, ReadOptions, TrainOptions, format_seconds, parse_budget
 from sagittal.progress import Quiet, Reporter
 from sagittal.run_folder import (
     CONFIG,
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from sagittal.dataset import Dataset
     from sagittal.evaluate.compare import Comparison
     from sagittal.evaluate.evidence import Evidence
+    from sagittal.model.load import AnyModel
     from sagittal.model.looks import Look
-    from sagittal.model.package import Model
     from sagittal.prediction import Failure, Prediction
     from sagittal.prepare.plan import Plan
     from sagittal.train.run import Run
@@ -284,7 +285,7 @@ def _train(
 
 
 def evaluate(
-    model: str | Path | Model,
+    model: str | Path | AnyModel,
     source: str | Path,
     *,
     split: str | None = None,
@@ -361,13 +362,14 @@ def evaluate(
 
 
 def predict(
-    model: str | Path | Model,
+    model: str | Path | AnyModel,
     studies: str | Path | Iterable[str | Path],
     *,
     output: str | Path | None = None,
     batch: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
+    options: PredictOptions | None = None,
     reporter: Reporter | None = None,
 ) -> list[Prediction | Failure]:
     """What a model says about new studies, in their order; a study that fails gives a Failure, and the rest go on.
@@ -379,12 +381,14 @@ def predict(
     studies : path or several
         Files, folders, DICOM trees, globs, and ``@list.txt`` with one of those a line.
     output : path, optional
-        Table to write: .csv, .tsv, .parquet, .json or .jsonl.
+        Table to write: .csv, .tsv, .parquet, .json or .jsonl. Of a model whose answer has a place also a folder, for masks
+        or boxes in the formats of the options.
     batch : int, optional
-        Studies at a time; as many as memory likes where not given.
+        Studies at a time, or windows where the answer has a place; as many as memory likes where not given.
     device : str
     overwrite : bool
-        Whether a table that is there may be replaced.
+        Whether results that are there may be replaced.
+    options : PredictOptions, optional
     reporter : Reporter, optional
 
     Raises
@@ -393,25 +397,103 @@ def predict(
         If the model is damaged, unsafe or too new.
     ReadError
         If there is no study at all.
+    ConfigError
+        If a format is not known, does not fit the model, or the output is there already.
     """
-    from sagittal.read.requested import find_requested
-    from sagittal.write.table import check_table, write_predictions
-
-    path = None if output is None else Path(output)
-    if path is not None:
-        check_table(path)
-        if path.exists() and not overwrite:
-            raise ConfigError(f"{path} exists already and is kept. To replace it: --overwrite; else another -o.")
-    _, loaded = _load(model, device)
-    cases, failures = find_requested(studies)
-    answers = [*loaded.predict_many(cases, batch=batch, reporter=reporter or Quiet()), *failures]
-    if path is not None:
-        write_predictions(answers, path)
+    answers: list[Prediction | Failure] = []
+    _predict(model, studies, output, batch, device, overwrite, options, reporter, keep=answers.append)
     return answers
 
 
+def predict_rows(
+    model: str | Path | AnyModel,
+    studies: str | Path | Iterable[str | Path],
+    *,
+    output: str | Path | None = None,
+    batch: int | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    options: PredictOptions | None = None,
+    reporter: Reporter | None = None,
+) -> list[dict[str, Any]]:
+    """As :func:`predict`, with one row a study in place of the prediction: masks of many studies do not fit into memory."""
+    from sagittal.write.table import prediction_row
+
+    rows: list[dict[str, Any]] = []
+
+    def keep(answer: Prediction | Failure) -> None:
+        rows.append(prediction_row(answer))
+
+    _predict(model, studies, output, batch, device, overwrite, options, reporter, keep=keep)
+    return rows
+
+
+def _predict(
+    model: str | Path | AnyModel,
+    studies: str | Path | Iterable[str | Path],
+    output: str | Path | None,
+    batch: int | None,
+    device: str,
+    overwrite: bool,
+    options: PredictOptions | None,
+    reporter: Reporter | None,
+    *,
+    keep: Callable[[Prediction | Failure], None],
+) -> None:
+    """Answer, keep each answer, and write what was asked for, one study after the other."""
+    from sagittal.labels import PLACE_KINDS
+    from sagittal.read.requested import find_requested
+    from sagittal.write.result_files import check_formats, check_free, write_results
+    from sagittal.write.table import TABLES, check_table, prediction_row, write_rows
+    from sagittal.write.terminology import read_terminology
+
+    options = options or PredictOptions()
+    path = None if output is None else Path(output)
+    if path is not None and path.suffix[1:].isalpha() and not path.is_dir():
+        check_table(path)
+    _, loaded = _load(model, device)
+    kind = loaded.plan.scheme.kind
+    formats = check_formats(options.formats, kind)
+    into_folder = path is not None and kind in PLACE_KINDS and path.suffix.lower() not in TABLES
+    if path is not None and not into_folder:
+        check_table(path)
+        if path.exists() and not overwrite:
+            raise ConfigError(f"{path} exists already and is kept. To replace it: --overwrite; else another -o.")
+    if formats and not into_folder:
+        raise ConfigError(f"--format {','.join(formats)} writes files: name a folder for them with -o FOLDER.")
+    terminology = None if options.terminology is None else read_terminology(options.terminology)
+    cases, failures = find_requested(
+        studies, images=loaded.plan.input.images, patterns=options.images, tilt=options.tilt
+    )
+    if into_folder and path is not None and not overwrite:
+        check_free([case.id for case in cases], path, formats)
+    rows: list[dict[str, Any]] = []
+
+    def seen(answers: Iterable[Prediction | Failure]) -> Iterator[Prediction | Failure]:
+        for answer in answers:
+            if path is not None and not into_folder:
+                rows.append(prediction_row(answer))
+            keep(answer)
+            yield answer
+
+    given: dict[str, Any] = {"batch": batch, "reporter": reporter or Quiet()}
+    if "seg-fractional" in formats:
+        given["probability"] = True
+    answers = seen(loaded.predict_many(cases, **given))
+    if into_folder and path is not None:
+        with writable(path):
+            written = write_results(answers, cases, path, formats, overwrite=overwrite, terminology=terminology)
+        for failure in written.failures:
+            keep(failure)
+    else:
+        deque(answers, maxlen=0)
+    deque(seen(failures), maxlen=0)
+    if path is not None and not into_folder:
+        write_rows(rows, path)
+
+
 def explain(
-    model: str | Path | Model,
+    model: str | Path | AnyModel,
     studies: str | Path | Iterable[str | Path],
     output: str | Path,
     *,
@@ -437,6 +519,7 @@ def explain(
     list of dict
         One for each study and method: what was written and the scores; or ``error``.
     """
+    from sagittal.model.package import Model
     from sagittal.read.requested import find_requested
     from sagittal.write.maps import explain_cases
 
@@ -444,6 +527,11 @@ def explain(
         if name not in METHODS:
             raise ConfigError(f"unknown method '{name}'. {nearest(name, METHODS)}")
     _, loaded = _load(model, device)
+    if not isinstance(loaded, Model):
+        raise ConfigError(
+            f"maps of where a network looked are for classes; this model answers '{loaded.plan.task}', and its answer is the "
+            "place itself. The doubt of a mask is drawn by: sagittal predict MODEL STUDY -o FOLDER --format png"
+        )
     if class_name is not None and class_name not in loaded.plan.scheme.classes:
         raise ConfigError(f"the model has no class '{class_name}'. {nearest(class_name, loaded.plan.scheme.classes)}")
     cases, failures = find_requested(studies)
@@ -562,15 +650,15 @@ def _check_task(task: str) -> None:
         raise ConfigError(f"task: '{task}' is not a choice. {nearest(task, names)}")
 
 
-def _load(model: str | Path | Model, device: str) -> tuple[Path | None, Model]:
+def _load(model: str | Path | AnyModel, device: str) -> tuple[Path | None, AnyModel]:
     """A model, and the path of its package where it came from one."""
     from sagittal.model.find import find_model
-    from sagittal.model.package import Model
+    from sagittal.model.load import load_model
 
-    if isinstance(model, Model):
+    if not isinstance(model, (str, Path)):
         return None, model
     package = find_model(Path(model))
-    return package, Model.load(package, device=device)
+    return package, load_model(package, device=device)
 
 
 def _run_of(package: Path | None) -> Path | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sagittal.cli.command import Desk, command
 from sagittal.cli.exits import Exit
-from sagittal.cli.flags import Device, ModelPath, Output, Studies, flag
+from sagittal.cli.flags import Device, ModelPath, Output, Studies, flag, names
+from sagittal.options import PredictOptions
 
 
 @command(
@@ -16,6 +18,8 @@ from sagittal.cli.flags import Device, ModelPath, Output, Studies, flag
     examples="""
     sagittal predict runs/chest new/study-01
     sagittal predict runs/chest new/ -o answers.csv
+    sagittal predict runs/liver new/ct-01 -o results/ --format seg,sr,png
+    sagittal predict runs/tumour patients/ -o results/ --images T1=t1n,FLAIR=t2f
     sagittal predict model/ 'inbox/*.dcm' --json
     sagittal predict model/ @list.txt -o answers.parquet
     """,
@@ -25,29 +29,57 @@ def predict(
     model: ModelPath,
     studies: Studies,
     output: Output = None,
-    batch: Annotated[int, flag("--batch", metavar="N", help="Studies at a time.")] = 32,
+    formats: Annotated[
+        str | None,
+        flag(
+            "--format",
+            metavar="NAMES",
+            help="What is written into a folder: nifti, mask, seg, seg-fractional, rtstruct, sr, png, coco, csv, json.",
+        ),
+    ] = None,
+    terminology: Annotated[
+        Path | None, flag("--terminology", metavar="FILE", help="JSON with the coded names of structures.")
+    ] = None,
+    images: Annotated[
+        str | None,
+        flag(
+            "--images", metavar="NAME=PATTERN", help="Files or series of each image of the model: 'T1=t1n,FLAIR=t2f'."
+        ),
+    ] = None,
+    tilt: Annotated[
+        str | None,
+        flag("--tilt", metavar="refuse|shear", help="DICOM of a tilted gantry: refused, or sheared affines."),
+    ] = None,
+    batch: Annotated[
+        int | None, flag("--batch", metavar="N", help="Studies or windows at a time; what memory likes.")
+    ] = None,
     device: Device = "auto",
-    overwrite: Annotated[bool, flag("--overwrite", help="Replace a table that is there.")] = False,
+    overwrite: Annotated[bool, flag("--overwrite", help="Replace results that are there.")] = False,
 ) -> None:
-    """Answer new studies: probabilities, a decision, what cannot be excluded, and whether the model knows their like.
+    """Answer new studies: classes with probabilities, masks or boxes, and whether the model knows their like.
 
     One bad study never stops the rest; the command then ends in 3 with a list of the bad ones.
     """
     from sagittal import verbs
     from sagittal.cli.text import predictions_text
-    from sagittal.prediction import Failure
-    from sagittal.write.table import prediction_row
 
-    answers = verbs.predict(
-        model, studies, output=output, batch=batch, device=device, overwrite=overwrite, reporter=desk.reporter
+    rows = verbs.predict_rows(
+        model,
+        studies,
+        output=output,
+        batch=batch,
+        device=device,
+        overwrite=overwrite,
+        options=PredictOptions(formats=names(formats), terminology=terminology, images=images, tilt=tilt),
+        reporter=desk.reporter,
     )
     if output is None or desk.json:
-        desk.answer([prediction_row(answer) for answer in answers], predictions_text(answers))
+        desk.answer(rows, predictions_text(rows))
     else:
         print(output)
-    failures = [answer for answer in answers if isinstance(answer, Failure)]
-    if failures:
-        desk.complain(f"{len(failures)} of {len(answers)} studies could not be answered:")
-        for failure in failures:
-            desk.complain(f"  {failure.error}")
+    failed = [row for row in rows if row["status"] == "failed"]
+    if failed:
+        desk.complain(f"{len(failed)} of {len(rows)} studies could not be answered:")
+        for row in failed:
+            desk.complain(f"  {row['error']}")
         raise typer.Exit(Exit.DATA)

@@ -9,7 +9,6 @@ from sagittal.options import format_seconds
 
 if TYPE_CHECKING:
     from sagittal.check.findings import Findings
-    from sagittal.prediction import Failure, Prediction
     from sagittal.prepare.plan import Plan
 
 
@@ -95,27 +94,27 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def predictions_text(answers: Sequence[Prediction | Failure]) -> str:
-    """Case, decision, probabilities, what cannot be excluded, and what the gate says."""
-    from sagittal.prediction import Prediction
-
-    good = [answer for answer in answers if isinstance(answer, Prediction)]
+def predictions_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Case, decision, what was found, what cannot be excluded, and what the gate says, from rows of predictions."""
+    good = [row for row in rows if row["status"] != "failed"]
     if not good:
         return "no study could be answered"
-    classes = good[0].scheme.classes
-    rows = [["case", "decision", *classes, "not excluded", "gate"]]
-    for answer in good:
-        gate = "known" if answer.verdict.accepted else f"abstains: {answer.verdict.reason}"
-        rows.append(
+    names = list(good[0])
+    found = names[names.index("decision") + 1 : names.index("conformal_set")]
+    sets = any(row["conformal_set"] for row in good) or any(name.startswith("p_") for name in found)
+    lines = [["case", "decision", *(name.removeprefix("p_") for name in found), *(["not excluded"] * sets), "gate"]]
+    for row in good:
+        refused = row["status"] == "abstained"
+        lines.append(
             [
-                answer.case,
-                ", ".join(answer.decision) or ("-" if answer.verdict.accepted else "none given"),
-                *(f"{p:.3f}" for p in answer.probability),
-                ", ".join(answer.conformal) or "-",
-                gate,
+                row["case"],
+                ", ".join(row["decision"]) or ("none given" if refused else "-"),
+                *(_cell(row.get(name)) for name in found),
+                *([", ".join(row["conformal_set"]) or "-"] * sets),
+                f"abstains: {row['gate_reason']}" if refused else "known",
             ]
         )
-    return table_text(rows, right=range(2, 2 + len(classes)))
+    return table_text(lines, right=range(2, 2 + len(found)))
 
 
 def estimate_text(value: Any) -> str:

@@ -118,8 +118,18 @@ def write_predictions(answers: Sequence[Prediction | Failure], path: Path) -> No
     ResourceError
         If the disk refuses.
     """
+    write_rows([prediction_row(answer) for answer in answers], path)
+
+
+def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write rows of :func:`prediction_row`, as :func:`write_predictions` does.
+
+    Raises
+    ------
+    ConfigError, ResourceError
+        As there.
+    """
     check_table(path)
-    rows = [prediction_row(answer) for answer in answers]
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
