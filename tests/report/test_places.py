@@ -135,7 +135,7 @@ def test_every_figure_of_a_kind_is_drawn_and_saved(judged, tmp_path):
     page = write_report(judged.evidence, tmp_path, model=judged.model, pictures=pictures)
     assert {p.name for p in tmp_path.glob("*.png")} == FIGURES[judged.kind]
     text = page.read_text(encoding="utf-8")
-    assert text.count("data:image/png;base64,") == len(FIGURES[judged.kind]) + len(pictures) + 1  # one of subgroups
+    assert text.count("data:image/") == len(FIGURES[judged.kind]) + len(pictures) + 1  # one of subgroups
     assert "http" not in text.replace("http-equiv", "")
     assert "Name^Of" not in text
 

@@ -32,6 +32,7 @@ from sagittal.report.pictures import (
     describe,
     draw_cases,
     png_bytes,
+    shown_bytes,
 )
 from sagittal.run_folder import writable
 from sagittal.tasks.registry import make_place_task
@@ -101,7 +102,7 @@ def _conclude_places(run: Run, dataset: Dataset, evidence: Evidence, until: floa
         if case.id in chosen:
             maps = place_maps(task, case, answer)
             pictures[case.id] = CasePicture(
-                case.id, chosen[case.id], png_bytes(pixels), describe(rows[case.id]), tuple(maps)
+                case.id, chosen[case.id], shown_bytes(pixels), describe(rows[case.id]), tuple(maps)
             )
     if drawn:
         (run.folder / "val_batch_pred.png").write_bytes(png_bytes(sheet(list(drawn.values()))))
@@ -140,7 +141,7 @@ def place_maps(task: Question, case: Case, answer: Prediction) -> list[MapPictur
         pixels = doubt_figure(task, answer, case)  # type: ignore[arg-type]
     except SagittalError:
         return []
-    return [] if pixels is None else [MapPicture(DISAGREEMENT, png_bytes(pixels))]
+    return [] if pixels is None else [MapPicture(DISAGREEMENT, shown_bytes(pixels))]
 
 
 def write_page(

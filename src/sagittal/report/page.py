@@ -45,9 +45,10 @@ CAPTIONS = {
     "decision_curve.png": "Above both thin lines, acting by the model does more good than acting on every case or on none.",
     "results.png": "Loss and validation scores while training.",
     "dice.png": "A point a case. The box holds the middle half of the cases; crosses are cases where one of truth and answer is empty.",
-    "distances.png": "How many cases have their HD95 below a distance; a line that ends below the top leaves cases without any.",
+    "distances.png": "How many cases have their HD95 below a distance; a line that ends below the top leaves cases without any. Up to six structures, those that the most cases have.",
     "dice_by_size.png": "Small structures have a lower Dice for the same error of the outline.",
-    "volumes.png": "Bland-Altman: the error against the size; solid the bias, dashed the limits that hold 95 % of the errors.",
+    "volumes.png": "Bland-Altman: the error against the size; solid the bias, dashed the limits that would hold 95 % of normally "
+    "distributed errors.",
     "froc_curve.png": "Objects found against false positives an image over all scores; the band is the interval of all classes "
     "together, from resampling patients.",
     "sizes.png": "Objects found and missed at the operating point; classes of size with about as many objects each.",
@@ -206,7 +207,8 @@ def _caption(evidence: Evidence, name: str) -> str:
 
 
 def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    kind = "jpeg" if png.startswith(b"\xff\xd8") else "png"
+    return f"data:image/{kind};base64," + base64.b64encode(png).decode("ascii")
 
 
 def _data(model: Model | PlaceModel | None) -> Mapping[str, Any]:

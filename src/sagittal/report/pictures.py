@@ -18,6 +18,9 @@ from sagittal.prediction import Failure, Prediction
 from sagittal.tasks.task import Question
 from sagittal.types import Array
 
+#: Pixels from which a picture on a page is a JPEG.
+LARGE = 250_000
+
 #: Where networks and mirrored views say different things.
 DISAGREEMENT = "disagreement"
 
@@ -59,6 +62,7 @@ class CasePicture:
     case : str
     group : {"best", "typical", "worst"}
     png : bytes
+        A PNG, or of a large picture a JPEG.
     text : str
         Truth and answer in words.
     maps : tuple of MapPicture
@@ -157,7 +161,7 @@ def draw_cases(
                 continue
             row = evidence.rows[evidence.rows["case"] == case.id].iloc[0]
             drawn = _drawn_maps(maps, case, answer)
-            out.append(CasePicture(case.id, group, png_bytes(pixels), describe(row.to_dict()), drawn))
+            out.append(CasePicture(case.id, group, shown_bytes(pixels), describe(row.to_dict()), drawn))
     return out
 
 
@@ -184,6 +188,17 @@ def describe(row: Mapping[Any, Any]) -> str:
     truth = row["truth"] if isinstance(row["truth"], str) else "unknown"
     answer = row["decision"] if isinstance(row["decision"], str) else "none given"
     return f"truth: {truth or 'none of the labels'}; answer: {answer or 'none of the labels'}"
+
+
+def shown_bytes(pixels: Array) -> bytes:
+    """(H, W, 3) uint8 for a page: a PNG, of large pictures a JPEG of high quality with a quarter of its size."""
+    from PIL import Image as Pillow
+
+    if pixels.shape[0] * pixels.shape[1] < LARGE:
+        return png_bytes(pixels)
+    stream = io.BytesIO()
+    Pillow.fromarray(np.ascontiguousarray(pixels)).save(stream, format="jpeg", quality=90, subsampling=0)
+    return stream.getvalue()
 
 
 def png_bytes(pixels: Array) -> bytes:

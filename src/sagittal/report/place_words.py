@@ -57,7 +57,7 @@ def _of_masks(evidence: Evidence) -> list[str]:
             else "in half of the cases one of the masks is empty, so that no distance exists"
         )
         told.append(
-            f"Within {evidence.settings.tolerance_mm:g} {unit} of each other lie {percent(near)} of the surfaces; {half}."
+            f"Within {evidence.settings.tolerance_mm:g} {unit if evidence.settings.tolerance_mm != 1 else unit.rstrip('s')} of each other lie {percent(near)} of the surfaces; {half}."
         )
     missed = {
         name: values["missed"]

@@ -113,10 +113,18 @@ def size_figure(evidence: Evidence) -> Figure:
             axes.plot(size[here], dice[here], "o", color=colour, markersize=4, alpha=0.6, label=short(name))
         axes.set_xscale("log")
         axes.set_ylim(lowest(columns) - 0.02, 1.02)
-        axes.set(xlabel="true volume, ml" if volume else "true size, voxels", ylabel="Dice", title="Dice and size")
+        axes.set(
+            xlabel="true volume, ml" if volume else f"true size, {_counted(evidence)}",
+            ylabel="Dice",
+            title="Dice and size",
+        )
         _plain_ticks(axes)
         legend_below(figure, axes)
         return figure
+
+
+def _counted(evidence: Evidence) -> str:
+    return "pixels" if evidence.settings.dimensions == 2 else "voxels"
 
 
 def _plain_ticks(axes: Axes) -> None:
@@ -184,7 +192,7 @@ def agreement_figure(evidence: Evidence) -> Figure | None:
             panel.set_title(short(name, 26), fontsize=10)
         for panel in panels[len(names) :]:
             panel.set_visible(False)
-        unit = "ml" if volume else "voxels"
+        unit = "ml" if volume else _counted(evidence)
         figure.supxlabel(f"mean of true and answered size, {unit}", fontsize=9.5)
         figure.supylabel(f"answer \u2212 truth, {unit}", fontsize=9.5)
         return figure
@@ -199,14 +207,18 @@ def _agreement(axes: Axes, truth: Floats, answer: Floats) -> None:
     axes.plot(((truth + answer) / 2)[pick], error[pick], "o", color=COLOURS[0], markersize=4, alpha=0.6)
     axes.axhline(0, color="#D1D5DB", linewidth=1)
     axes.axhline(bias, color=COLOURS[1], linewidth=1.3)
-    text = f"bias {bias:+.3g}"
+    text = f"bias {_signed(bias)}"
     if math.isfinite(spread):
         for side in (-1.96, 1.96):
             axes.axhline(bias + side * spread, color=COLOURS[1], linewidth=1, linestyle="--")
-        text += f"; 95 %: {bias - 1.96 * spread:+.3g} to {bias + 1.96 * spread:+.3g}"
+        text += f"; 95 %: {_signed(bias - 1.96 * spread)} to {_signed(bias + 1.96 * spread)}"
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.22 * (high - low))  # room for the words
     axes.annotate(text, (0.02, 0.98), xycoords="axes fraction", va="top", fontsize=8, color=COLOURS[1])
+
+
+def _signed(value: float) -> str:
+    return f"{value:+,.0f}" if abs(value) >= 1000 else f"{value:+.3g}"
 
 
 def distance_figure(evidence: Evidence) -> Figure:
