@@ -89,7 +89,13 @@ class Segmentation:
         """
         for structure in self.structures:
             if structure.name == name:
-                return np.isin(self.layers[structure.layer], structure.values)
+                layer = self.layers[structure.layer]
+                first, *others = structure.values or (None,)
+                # A comparison keeps the order of memory; isin of a large volume takes a hundred times as long.
+                found = np.zeros_like(layer, dtype=bool) if first is None else layer == first
+                for value in others:
+                    found |= layer == value
+                return found
         raise DataError(
             f"there is no structure '{name}' here. {nearest(name, [structure.name for structure in self.structures])}"
         )

@@ -207,7 +207,7 @@ def test_mask_that_is_none() -> None:
 def test_a_long_structure_is_fast() -> None:
     i, j, k = np.ogrid[:160, :160, :200]
     mask = np.asarray((i - 80) ** 2 + (j - 80) ** 2 <= (40 + 20 * np.sin(k / 9)) ** 2)
-    started = time.perf_counter()
+    started = time.process_time()  # other work on the machine does not count
     found = measure_shape(mask, Grid(mask.shape, np.diag([0.7, 0.7, 1.0, 1.0])))
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3
     assert found.axes.long == pytest.approx(120 * 0.7, abs=1.4)

@@ -417,9 +417,9 @@ def test_many_structures_in_a_large_series_are_fast_to_write(
         labels[0, 6 * n : 6 * n + 5, 20:100, 5:55] = n + 1
     structures = tuple(Structure(f"part {chr(97 + n)}", (n + 1,)) for n in range(20))
     prediction = replace(found_mask(case.id, grid), finding=Mask(Segmentation(labels, grid, structures)))
-    started = time.perf_counter()
+    started = time.process_time()  # other work on the machine does not count
     path = write_dicom_seg(prediction, case, tmp_path / "found.dcm")
-    assert time.perf_counter() - started < 6
+    assert time.process_time() - started < 6
     assert pydicom.dcmread(path, stop_before_pixels=True).NumberOfFrames == 20 * 50
 
 

@@ -151,12 +151,12 @@ def measure_shape(mask: Bools, grid: Grid) -> Shape:
     flat = grid.dimensions == 2
     edges, unit = _edges(grid)
     scaled = unit == "mm" and bool(np.isfinite(edges).all())
-    box = ndimage.find_objects(mask.view(np.uint8))[:1] if mask.any() else []
-    if not box or box[0] is None:
+    box = _box(mask)
+    if box is None:
         none = 0.0 if scaled and not flat else math.nan
         return Shape(0, 0, unit, none, none, 0.0 if flat else math.nan, Axes(), 0.0, _NO_POINT, (_NO_POINT, _NO_POINT))
-    part = mask[box[0]]
-    first = np.array([s.start for s in box[0]], dtype=np.float64)
+    part = np.ascontiguousarray(mask[box])
+    first = np.array([s.start for s in box], dtype=np.float64)
     voxels = int(np.count_nonzero(part))
     labels, count = components(part)
     axes = _in_plane(part, edges, first)
@@ -195,8 +195,8 @@ def measure_intensity(mask: Bools, values: Floats, unit: str = "1") -> Intensity
     """
     if mask.shape != values.shape:
         raise MaskError(f"mask {mask.shape} and image {values.shape} differ in shape")
-    box = ndimage.find_objects(mask.view(np.uint8))[:1] if mask.any() else []
-    inside = values[box[0]][mask[box[0]]] if box and box[0] is not None else values[:0].reshape(-1)
+    box = _box(mask)
+    inside = values[:0].reshape(-1) if box is None else values[box][mask[box]]
     inside = inside[np.isfinite(inside)].astype(np.float64)
     if not len(inside):
         return Intensity(math.nan, math.nan, math.nan, math.nan, math.nan, unit)
@@ -208,6 +208,17 @@ def measure_intensity(mask: Bools, values: Floats, unit: str = "1") -> Intensity
         float(inside.max()),
         unit,
     )
+
+
+def _box(mask: Bools) -> tuple[slice, ...] | None:
+    """Where the mask lies; ``None`` where it is empty. Each axis looks only at what the others left."""
+    box = [slice(None)] * 3
+    for axis in (2, 1, 0):  # slices first: most studies are stored slice by slice
+        used = np.flatnonzero(mask[tuple(box)].any(axis=tuple(a for a in range(3) if a != axis)))
+        if not len(used):
+            return None
+        box[axis] = slice(int(used[0]), int(used[-1]) + 1)
+    return tuple(box)
 
 
 def _edges(grid: Grid) -> tuple[Floats, Literal["mm", "px"]]:

@@ -28,7 +28,7 @@ from sagittal.write.dicom_result import (
     save_dicom,
     stand_ins,
 )
-from sagittal.write.masks import mask_of
+from sagittal.write.masks import mask_of, planes_of
 from sagittal.write.sources import Source, open_source
 from sagittal.write.terminology import Term, Terminology
 
@@ -84,10 +84,10 @@ def make_dicom_seg(
     names = [structure.name for structure in mask.segmentation.structures]
     _check(prediction, source, kind, names)
     terms = (terminology or Terminology()).find_all(names)
-    slices = {name: _planes(mask, name, kind) for name in names}
+    slices = _planes(mask, kind)
     present = np.zeros((len(source.slices), 1, 1, len(names)), dtype=np.uint8)
-    for n, name in enumerate(names):
-        present[list(slices[name]), 0, 0, n] = 1
+    for n, found in enumerate(slices):
+        present[list(found), 0, 0, n] = 1
     if not present.any():
         present[0, 0, 0, 0] = 1  # an object has one frame at least
     size = int(mask.grid.shape[0]) * int(mask.grid.shape[1])
@@ -121,7 +121,7 @@ def make_dicom_seg(
         made.PatientOrientation = source.header.get("PatientOrientation") or ""
     order = _refer(made, source)
     made.Rows, made.Columns = mask.grid.shape[1], mask.grid.shape[0]
-    made.PixelData = _pixels(order, slices, names, size, kind)
+    made.PixelData = _pixels(order, slices, size, kind)
     made["PixelData"].VR = "OB"
     overlapping = len(mask.segmentation.layers) > 1
     made.SegmentsOverlap = "UNDEFINED" if kind == "FRACTIONAL" or overlapping else "NO"
@@ -149,13 +149,19 @@ def _check(prediction: Prediction, source: Source, kind: Kind, names: Sequence[s
         )
 
 
-def _planes(mask: Mask, name: str, kind: Kind) -> dict[int, Array]:
-    """Slices that a structure meets -> its pixels there, packed bits or bytes, row by row."""
-    values = mask.probability[name] if kind == "FRACTIONAL" else mask.segmentation.mask(name)
-    found = {}
-    for k in np.flatnonzero(values.any(axis=(0, 1))):
-        plane = np.ascontiguousarray(values[:, :, k].T).reshape(-1)
-        found[int(k)] = plane if kind == "FRACTIONAL" else np.packbits(plane, bitorder="little")
+def _planes(mask: Mask, kind: Kind) -> list[dict[int, Array]]:
+    """Of each structure, the slices that it meets -> its pixels there, packed bits or bytes, row by row."""
+    found: list[dict[int, Array]] = [{} for _ in mask.segmentation.structures]
+    if kind == "BINARY":
+        for n, k, plane in planes_of(mask):
+            found[n][k] = np.packbits(plane.T.reshape(-1), bitorder="little")
+        return found
+    for n, one in enumerate(mask.segmentation.structures):
+        values = mask.probability[one.name]
+        for k in range(values.shape[2]):
+            plane = values[:, :, k].T
+            if plane.any():
+                found[n][k] = plane.reshape(-1)
     return found
 
 
@@ -211,22 +217,20 @@ def _key(position: Any) -> tuple[float, ...]:
     return tuple(round(float(v), 3) for v in position)
 
 
-def _pixels(
-    order: Sequence[tuple[int, int]], slices: dict[str, dict[int, Array]], names: Sequence[str], size: int, kind: Kind
-) -> bytes:
+def _pixels(order: Sequence[tuple[int, int]], slices: Sequence[dict[int, Array]], size: int, kind: Kind) -> bytes:
     """All frames one after the other; bits without a gap between frames (PS3.5 8.1.1)."""
     each = -(-size // 8) if kind == "BINARY" else size
     if kind == "BINARY" and size % 8:
         bits = np.zeros(len(order) * size, dtype=np.uint8)
         for n, (segment, k) in enumerate(order):
-            plane = slices[names[segment]].get(k)
+            plane = slices[segment].get(k)
             if plane is not None:
                 bits[n * size : (n + 1) * size] = np.unpackbits(plane, count=size, bitorder="little")
         data = np.packbits(bits, bitorder="little")
     else:
         data = np.zeros(len(order) * each, dtype=np.uint8)
         for n, (segment, k) in enumerate(order):
-            plane = slices[names[segment]].get(k)
+            plane = slices[segment].get(k)
             if plane is not None:
                 data[n * each : (n + 1) * each] = plane
     return data.tobytes() + b"\0" * (data.size % 2)

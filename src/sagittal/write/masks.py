@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,31 @@ def label_map(mask: Mask) -> Array:
             for n, one in own:
                 out[np.isin(stored, one.values)] = n
     return out
+
+
+def planes_of(mask: Mask) -> Iterator[tuple[int, int, Array]]:
+    """Each structure's voxels on each slice that it meets: its index, k, and (I, J) bool.
+
+    One pass over the layers, slice by slice, so that no mask of the whole study is ever held.
+    """
+    structures = mask.segmentation.structures
+    for number, layer in enumerate(mask.segmentation.layers):
+        own = [(n, one.values) for n, one in enumerate(structures) if one.layer == number and one.values]
+        table = np.zeros(int(np.iinfo(layer.dtype).max) + 1 if layer.dtype.itemsize <= 2 else 0, dtype=bool)
+        for k in range(layer.shape[2]):
+            plane = layer[:, :, k]
+            if len(table):
+                table[:] = False
+                table[plane.ravel(order="K")] = True
+            for n, values in own:
+                there = [value for value in values if not len(table) or (value < len(table) and table[value])]
+                if not there:
+                    continue
+                inside = plane == there[0]
+                for value in there[1:]:
+                    inside |= plane == value
+                if len(table) or inside.any():
+                    yield n, k, inside
 
 
 def overlaps(mask: Mask) -> bool:

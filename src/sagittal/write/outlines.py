@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sagittal.types import Bools, Floats
+from sagittal.types import Array, Bools, Floats
 
 #: How far inside the pixels' sides the polygons run, voxels.
 INSET = 0.001
@@ -17,9 +17,6 @@ INSET = 0.001
 _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 #: Where along a side a keyhole leaves it, from its start: not at the middle, which is in line with pixel centres.
 _KEYHOLE = 0.75
-
-Corner = tuple[int, int]
-Side = tuple[Corner, int]
 
 
 def outline(mask: Bools) -> list[Floats]:
@@ -43,98 +40,106 @@ def outline(mask: Bools) -> list[Floats]:
     >>> np.round(square, 2).tolist()
     [[0.5, 0.5], [2.5, 0.5], [2.5, 1.5], [0.5, 1.5]]
     """
-    loops = _loops(mask)
-    if not loops:
-        return []
-    outer = [loop for loop in loops if _area(loop) > 0]
-    doors: dict[Side, list[Side]] = {}
-    for loop in loops:
-        if _area(loop) < 0:
-            # A hole begins at its side of lowest j; from there the mask reaches down to an outline or another hole.
-            first = min((n for n, (_, way) in enumerate(loop) if way == 2), key=lambda n: loop[n][0][1])
-            (i, j), _ = loop[first]
-            at = j - 1
-            while at > 0 and mask[i - 1, at - 1]:
-                at -= 1
-            doors[((i - 1, at), 0)] = loop[first:] + loop[:first]
-    return [_polygon(loop, doors) for loop in outer]
+    starts, ways, following = _sides(mask)
+    loops = _loops(following)
+    areas = [_area(starts[loop], ways[loop]) for loop in loops]
+    holes = [loop for loop, area in zip(loops, areas, strict=True) if area < 0]
+    doors: dict[int, Array] = {}
+    if holes:
+        place = {(int(i), int(j)): n for n, ((i, j), way) in enumerate(zip(starts, ways, strict=True)) if way == 0}
+        for hole in holes:
+            # A hole ends with its side of lowest j; from there the mask reaches down to an outline or another hole.
+            down = np.where(ways[hole] == 2, starts[hole, 1], np.iinfo(np.intp).max)
+            loop = np.roll(hole, -int(down.argmin()) - 1)
+            i, j = (int(v) for v in starts[loop[-1]])
+            column = mask[i - 1, : j - 1]
+            at = len(column) - int(column[::-1].argmin()) if not column.all() else 0
+            doors[place[i - 1, at]] = loop
+    return [_polygon(loop, starts, ways, doors) for loop, area in zip(loops, areas, strict=True) if area > 0]
 
 
-def _loops(mask: Bools) -> list[list[Side]]:
-    """Closed chains of pixel sides; corners are counted from the outer corner of pixel (0, 0)."""
+def _sides(mask: Bools) -> tuple[Array, Array, list[int]]:
+    """The pixel sides between inside and outside: where each starts, its direction, and which one follows it.
+
+    Corners are counted from the outer corner of pixel (0, 0).
+    """
     padded = np.pad(mask, 1)
     inner = padded[1:-1, 1:-1]
-    ways: dict[Corner, set[int]] = {}
-    for way, (neighbour, shift) in enumerate(
-        (
-            (padded[1:-1, :-2], (0, 0)),
-            (padded[2:, 1:-1], (1, 0)),
-            (padded[1:-1, 2:], (1, 1)),
-            (padded[:-2, 1:-1], (0, 1)),
-        )
-    ):
-        for i, j in np.argwhere(inner & ~neighbour).tolist():
-            ways.setdefault((i + shift[0], j + shift[1]), set()).add(way)
+    beside = (padded[1:-1, :-2], padded[2:, 1:-1], padded[1:-1, 2:], padded[:-2, 1:-1])
+    shifts = ((0, 0), (1, 0), (1, 1), (0, 1))
+    found = [np.argwhere(inner & ~other) + shift for other, shift in zip(beside, shifts, strict=True)]
+    starts = np.concatenate(found)
+    ways = np.repeat(np.arange(4), [len(part) for part in found])
+    index = np.full((mask.shape[0] + 1, mask.shape[1] + 1, 4), -1)
+    index[starts[:, 0], starts[:, 1], ways] = np.arange(len(starts))
+    ends = starts + np.array(_STEPS)[ways]
+    following = np.full(len(starts), -1)
+    # Left first: stay at the same pixel where two touch at a corner.
+    for turn in (3, 0, 1):
+        there = index[ends[:, 0], ends[:, 1], (ways + turn) % 4]
+        following = np.where(there >= 0, there, following)
+    return starts, ways, following.tolist()
+
+
+def _loops(following: list[int]) -> list[Array]:
+    """Closed chains of sides."""
+    free = [True] * len(following)
     loops = []
-    while ways:
-        start = next(iter(ways))
-        at, way = start, next(iter(ways[start]))
-        loop: list[Side] = []
-        while at in ways and way in ways[at]:
-            loop.append((at, way))
-            ways[at].discard(way)
-            if not ways[at]:
-                del ways[at]
-            at = (at[0] + _STEPS[way][0], at[1] + _STEPS[way][1])
-            # Left first: stay at the same pixel where two touch at a corner.
-            way = next((w for w in ((way + 1) % 4, way, (way + 3) % 4) if w in ways.get(at, ())), way)
-        loops.append(loop)
+    for start in range(len(following)):
+        if free[start]:
+            loop, at = [], start
+            while free[at]:
+                free[at] = False
+                loop.append(at)
+                at = following[at]
+            loops.append(np.array(loop))
     return loops
 
 
-def _area(loop: list[Side]) -> int:
+def _area(starts: Array, ways: Array) -> int:
     """Pixels that a loop encloses; negative around a hole."""
-    return sum(at[0] if way == 1 else -at[0] if way == 3 else 0 for at, way in loop)
+    return int(starts[ways == 1, 0].sum() - starts[ways == 3, 0].sum())
 
 
-def _polygon(loop: list[Side], doors: dict[Side, list[Side]]) -> Floats:
-    """The corners of a loop and, by way of keyholes, of its holes."""
-    points: list[tuple[float, float]] = []
-    # Work still to be done, last first: a side to walk, with the direction in which it was reached, or a point.
-    work: list[tuple[Side, int] | tuple[float, float]] = []
+def _polygon(loop: Array, starts: Array, ways: Array, doors: dict[int, Array]) -> Floats:
+    """The corners of a loop and, by way of keyholes, of its holes.
 
-    def push(sides: list[Side], before: int) -> None:
-        ways = [before, *(way for _, way in sides[:-1])]
-        work.extend(reversed([(side, came) for side, came in zip(sides, ways, strict=True)]))
-
-    push(loop, loop[-1][1])
+    Where a side has a door, the way goes through it, around the hole and back before it goes on; one hole may lie behind
+    another.
+    """
+    points: list[Floats] = []
+    work: list[tuple[Array, int, int]] = [(loop, 0, -1)]  # a loop, the side to go on with, the door it was entered by
     while work:
-        item = work.pop()
-        if isinstance(item[0], float):
-            points.append(item)
-            continue
-        (at, way), came = item
-        if way != came:
-            inside = (_left(way)[0] + _left(came)[0], _left(way)[1] + _left(came)[1])
-            points.append(_point(at, inside))
-        hole = doors.get((at, way))
-        if hole is None:
-            continue
-        (i, j), _ = hole[0]
-        outside, door = (
-            (at[0] + _KEYHOLE - 0.5, at[1] - 0.5 + INSET),
-            (i - 1 + _KEYHOLE - 0.5, j - 0.5 - INSET),
+        sides, first, door = work.pop()
+        stop = (
+            next((n for n in range(first, len(sides)) if int(sides[n]) in doors), len(sides)) if doors else len(sides)
         )
-        points += [outside, door]
-        work.append(outside)
-        work.append(door)
-        push([*hole[1:], hole[0]], hole[0][1])
-    return np.array(points)
+        points.append(_turns(sides, first, min(stop + 1, len(sides)), starts, ways))
+        if stop < len(sides):
+            at = int(sides[stop])
+            hole = doors[at]
+            points.append(np.array([_outside(starts[at]), _inside(starts[hole[-1]])]))
+            work.append((sides, stop + 1, door))
+            work.append((hole, 0, at))
+        elif door >= 0:
+            points.append(np.array([_inside(starts[sides[-1]]), _outside(starts[door])]))
+    return np.concatenate(points)
 
 
-def _left(way: int) -> tuple[int, int]:
-    return _STEPS[(way + 1) % 4]
+def _turns(sides: Array, first: int, stop: int, starts: Array, ways: Array) -> Floats:
+    """Corners at which some sides of a loop begin, where the direction changes."""
+    own, before = ways[sides[first:stop]], ways[np.roll(sides, 1)[first:stop]]
+    at = own != before
+    steps = np.array(_STEPS)
+    inwards = steps[(own[at] + 1) % 4] + steps[(before[at] + 1) % 4]
+    return np.asarray(starts[sides[first:stop][at]] - 0.5 + INSET * inwards)
 
 
-def _point(corner: Corner, inside: tuple[int, int]) -> tuple[float, float]:
-    return corner[0] - 0.5 + INSET * inside[0], corner[1] - 0.5 + INSET * inside[1]
+def _outside(start: Array) -> tuple[float, float]:
+    """Where a keyhole leaves a side along +i."""
+    return float(start[0]) + _KEYHOLE - 0.5, float(start[1]) - 0.5 + INSET
+
+
+def _inside(start: Array) -> tuple[float, float]:
+    """Where it meets the last side of a hole, along -i."""
+    return float(start[0]) - 1 + _KEYHOLE - 0.5, float(start[1]) - 0.5 - INSET
