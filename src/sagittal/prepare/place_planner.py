@@ -316,7 +316,7 @@ def _plan(
     why["network.width"] = f"the widest network that {rung.steps} steps leave time for"
     cases = max(1, round(fingerprint.cases * (1 - base.split.val_fraction)))
     train = TrainPlan(
-        learning_rate=2e-3 if d == 3 else 1e-3,
+        learning_rate=3e-3 if d == 3 else 2e-3,
         weight_decay=0.03,
         schedule="one-cycle" if base.task == "detect" else "cosine",
         warmup=0.03,
@@ -325,6 +325,7 @@ def _plan(
         averaging=0.995,
         clip_norm=12.0,
         foreground=0.5,
+        class_weights="sqrt" if base.task == "detect" and len(base.scheme.classes) > 1 else "none",
         loss=("dice-ce-cldice" if thin else "dice-ce") if base.task == "segment" else "auto",
         deep_supervision=base.task == "segment" and len(strides) >= 4,
     )
