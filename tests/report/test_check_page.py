@@ -92,7 +92,7 @@ def classed(number=30, names=("benign", "malignant")):
         )
         for n in range(number)
     ]  # fmt: skip
-    return Dataset("set", tuple(cases), scheme, skipped=(Skipped("lost", "an image without label"),))
+    return Dataset("set", tuple(cases), scheme, skipped=(Skipped("lost", "an image without label", "no-truth"),))
 
 
 def test_what_the_page_tells():
