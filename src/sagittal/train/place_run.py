@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+from torch import nn
 
 from sagittal.case import Case
 from sagittal.dataset import Dataset
@@ -129,7 +130,7 @@ def train_places(
     model = PlaceModel(
         name=fingerprint.name,
         plan=final,
-        members=tuple(cast(DenseNetwork, member.network.cpu().eval()) for member in trained),
+        members=tuple(_for_use(member) for member in trained),
         intended_use=IntendedUse.of(
             final,
             size=tuple((axis.low, axis.high) for axis in fingerprint.size),
@@ -164,6 +165,13 @@ def train_places(
         skipped=(*dataset.skipped, *store.skipped),
         train_s=time.monotonic() - began,
     )
+
+
+def _for_use(member: Trained) -> DenseNetwork:
+    """The network without the heads that only training sees."""
+    network = cast(DenseNetwork, member.network.cpu().eval())
+    network.deep = nn.ModuleList()
+    return network
 
 
 def _answer(
