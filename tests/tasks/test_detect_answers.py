@@ -379,3 +379,22 @@ def test_a_case_of_classes_has_no_boxes():
     finding = Detections(Boxes([], []), [], PICTURE, [])
     with pytest.raises(DataError, match="ClassScores where boxes were expected"):
         Detect(CELLS).settle([(finding, case)])
+
+
+def test_a_crowded_picture_names_only_the_rarer_class():
+    task = Detect(CELLS, stride=2)
+    corners = flat(*((5 + 12 * (n % 9), 20 + 35 * (n // 9), 14 + 12 * (n % 9), 40 + 35 * (n // 9)) for n in range(14)))
+    case = case_of(0, Boxes([], []))
+
+    def named(labels):
+        """Whether there is writing above the first and the last box: colour where no box is."""
+        finding = Detections(Boxes(corners, labels), np.full(14, 0.9), PICTURE, np.ones(14, dtype=bool))
+        pixels = task.figure(answer(case, finding, task, {"suppress_iou": 1.0}), case).astype(int)
+        scale = pixels.shape[1] / 120
+        return [
+            pixels[round((top - 3) * scale) : round((top - 0.5) * scale), round(left * scale) :].max() > 100
+            for left, top in ((5, 20), (53, 55))
+        ]
+
+    assert named([1] + [0] * 13) == [True, False]
+    assert named([0] * 13 + [1]) == [False, True]

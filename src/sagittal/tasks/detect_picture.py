@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: Of the true boxes, and of the found ones by class; told apart by people who see few colours (Okabe and Ito, 2008).
 TRUE = (255, 255, 255)
 FOUND = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167), (0, 114, 178))
+#: Found boxes that all have their name beside them.
+MOST_NAMES = 12
 #: Length of a dash and of the gap behind it, in pixels of the picture.
 DASH = 5
 
@@ -46,14 +48,16 @@ def draw_boxes(prediction: Prediction, case: Case, scheme: LabelScheme) -> Array
     draw = ImageDraw.Draw(sheet)
     size = max(11, min(plane.shape[:2]) // 28)
     font = font_of(size, wide=any(ord(sign) >= 0x2E80 for name in scheme.classes for sign in name))
-    shown = 0
-    for corners, label, score in zip(found, labels, scores, strict=True):
-        if _crosses(corners, k):
-            colour = FOUND[label % len(FOUND)]
-            left, top, right, bottom = _pixels(corners, scale)
-            draw.rectangle((left, top, right, bottom), outline=colour, width=2)
+    here = np.array([_crosses(corners, k) for corners in found], dtype=bool)
+    count = np.bincount(labels[here], minlength=len(scheme.classes))
+    # Where many crowd the picture, those of the most frequent class go without a name.
+    unnamed = int(np.argmax(count)) if count.sum() > MOST_NAMES else -1
+    for corners, label, score in zip(found[here], labels[here], scores[here], strict=True):
+        colour = FOUND[label % len(FOUND)]
+        left, top, right, bottom = _pixels(corners, scale)
+        draw.rectangle((left, top, right, bottom), outline=colour, width=2)
+        if label != unnamed:
             _write(draw, (left, top - size - 3), f"{scheme.classes[label]} {score:.2f}", font, colour)
-            shown += 1
     true = 0
     for corners in truth.corners if truth is not None else ():
         if _crosses(corners, k):
@@ -62,9 +66,18 @@ def draw_boxes(prediction: Prediction, case: Case, scheme: LabelScheme) -> Array
     where = "" if image.grid.dimensions == 2 else f" on slice {k + 1} of {image.grid.shape[2]}"
     lines = [
         f"truth (dashed): {true if truth is not None else 'unknown'}{where}",
-        f"found: {shown}{where}" + ("" if prediction.verdict.accepted else "; not accepted"),
+        f"found: {_counts(count, scheme, unnamed)}{where}" + ("" if prediction.verdict.accepted else "; not accepted"),
     ]
     return with_caption(np.asarray(sheet), lines)
+
+
+def _counts(count: Array, scheme: LabelScheme, unnamed: int) -> str:
+    parts = [
+        f"{n} {name}" + (" (unnamed)" if c == unnamed else "")
+        for c, (n, name) in enumerate(zip(count, scheme.classes, strict=True))
+        if n
+    ]
+    return ", ".join(parts) or "none"
 
 
 def _slice_of(image: Image, found: Floats, truth: Boxes | None) -> int:
