@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import resource
 import subprocess
 import sys
@@ -132,7 +133,10 @@ def main() -> None:
     print(f"logits of every class on the study's grid would take {whole:.1f} GB")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "study.nii"
-        write_study(path, tuple(options.shape))
+        # In a process of its own: a child's peak is never told as less than that of the parent it came from.
+        writer = multiprocessing.get_context("spawn").Process(target=write_study, args=(path, tuple(options.shape)))
+        writer.start()
+        writer.join()
         shared = [
             "--structures",
             str(options.structures),
