@@ -40,7 +40,9 @@ LEAST_EDGE = 20.0
 #: Part of voxels that are 0 from which a background was cut out.
 CUT_OUT = 0.25
 #: Radius in voxels below which a structure counts as thin.
-THIN = 2.5
+THIN = 8.0
+#: Part of the voxels inside a border of air below which cutting it off pays.
+WORTH_CROPPING = 0.9
 #: Lengths in radii from which a thin structure is a tree and not just small.
 LONG = 20.0
 #: Stages of a network at most, and voxels that its coarsest map keeps along an axis at least.
@@ -241,7 +243,7 @@ def _prepare(
         spacing_mm=spacing,
         zoom=None if spacing is not None or set(factor) == {1.0} else factor,
         whole=False,
-        crop=fingerprint.dimensions == 3,
+        crop=fingerprint.content_part < WORTH_CROPPING,
         store="float16",
         offset=(0.0,) * channels,
         scale=(1.0,) * channels,

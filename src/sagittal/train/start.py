@@ -69,6 +69,8 @@ def measure_and_plan(
 ) -> tuple[Fingerprint, Plan]:
     """Fingerprint and plan of a data set, fitted to what is left of the budget."""
     fingerprint = measure(dataset, seed, options)
+    for warning in fingerprint.warnings:
+        options.reporter.say(f"warning: {warning}")
     if options.plan is not None:
         made = Plan.load(Path(options.plan)).override(options.overrides())
         _check_question(made, fingerprint)
