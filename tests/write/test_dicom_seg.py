@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from sagittal.prediction import Mask, Prediction
 from sagittal.read.sources import file_source, series_source, tilt_series
 from sagittal.truth import Segmentation, Structure
 from sagittal.write.dicom_seg import make_dicom_seg, write_dicom_seg
+from sagittal.write.dicom_sr import write_dicom_sr
+from sagittal.write.rtstruct import write_rtstruct
 from sagittal.write.sources import open_source
 
 hd = pytest.importorskip("highdicom")
@@ -150,7 +153,9 @@ def test_source_without_anything_that_it_need_not_have(
         ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "SliceThickness",
          "ReferringPhysicianName", "SeriesNumber", "PositionReferenceIndicator")
     )  # fmt: skip
-    case = study(**gone)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        case = study(**gone, PatientAge="0Y")  # invalid, and written by real scanners
     prediction = found_mask(case.id, case.image().grid)
     path = write_dicom_seg(prediction, case, tmp_path / "found.dcm")
     assert errors_of(path) == []
@@ -342,12 +347,47 @@ def test_a_mask_of_another_grid_is_refused(
         write_dicom_seg(found_mask(case.id, other), case, tmp_path / "found.dcm")
 
 
-def test_a_series_without_frame_of_reference_is_refused(
-    study: Callable[..., Case], found_mask: Callable[..., Prediction], tmp_path: Path
+def test_a_series_without_frame_of_reference_gets_one_of_its_own(
+    study: Callable[..., Case],
+    found_mask: Callable[..., Prediction],
+    errors_of: Callable[[Path], list[str]],
+    tmp_path: Path,
 ) -> None:
     case = study(FrameOfReferenceUID=None)
-    with pytest.raises(ScopeError, match="names no frame of reference.*--format nifti"):
-        write_dicom_seg(found_mask(case.id, case.image().grid), case, tmp_path / "found.dcm")
+    prediction = found_mask(case.id, case.image().grid)
+    path = write_dicom_seg(prediction, case, tmp_path / "found.dcm")
+    assert errors_of(path) == []
+    np.testing.assert_array_equal(
+        read_dicom_seg(path, case.images["image"].files).mask("Liver"), prediction.finding.segmentation.mask("Liver")
+    )
+    again = pydicom.dcmread(write_dicom_seg(prediction, case, tmp_path / "again.dcm"))
+    assert again.FrameOfReferenceUID == pydicom.dcmread(path).FrameOfReferenceUID  # all results of a series share it
+
+
+@pytest.mark.parametrize(
+    ("name", "characters"),
+    [
+        ("Undivided", "ISO_IR 100"),
+        ("", "ISO_IR 100"),
+        ("Müller^Zoë", "ISO 2022 IR 100"),
+        ("Yamada^Tarou=山田^太郎", ["", "ISO 2022 IR 87"]),
+        ("Wáng^XiǎoDōng=王^小东", "ISO_IR 192"),
+    ],
+)
+def test_names_in_any_character_set(
+    study: Callable[..., Case],
+    found_mask: Callable[..., Prediction],
+    tmp_path: Path,
+    recwarn: pytest.WarningsRecorder,
+    name: str,
+    characters: Any,
+) -> None:
+    """And without a warning: those of the library show the name."""
+    case = study(SpecificCharacterSet=characters, PatientName=name)
+    prediction = found_mask(case.id, case.image().grid)
+    for write in (write_dicom_seg, write_rtstruct, write_dicom_sr):
+        assert str(pydicom.dcmread(write(prediction, case, tmp_path / "found.dcm")).PatientName) == name
+    assert len(recwarn) == 0
 
 
 def test_fractions_without_probabilities_are_refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from sagittal.write.sources import Source
 from sagittal.write.terminology import PRIVATE_SCHEME, Code, Term
 
 MANUFACTURER = "Sagittal"
+#: Texts of the source are decoded in its own character set and written in Unicode, which has signs for all of them.
+UTF_8 = "ISO_IR 192"
 _CT, _CAPTURE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.7"
 
 
@@ -91,7 +94,7 @@ def declare_schemes(made: Header, terms: tuple[Term, ...]) -> None:
 def stand_ins(source: Source) -> list[Header]:
     """A single-frame image of one pixel for each slice, from which highdicom takes all but the pixels.
 
-    They have the study, the positions and the UIDs of the source. Masks of the whole study then need not be held in memory
+    They have the study, the series and the positions of the source. Masks of the whole study then need not be held in memory
     at once, slices of all kinds of instances are treated alike, and rounding in the headers does not matter.
     """
     made = []
@@ -101,7 +104,7 @@ def stand_ins(source: Source) -> list[Header]:
             setattr(header, keyword, source.header[keyword].value)
         # Of a class that is known to have one frame; references are set right afterwards.
         header.SOPClassUID = _CT if source.placed else _CAPTURE
-        header.SOPInstanceUID = one.sop_instance
+        header.SOPInstanceUID = f"2.25.{k + 1}"
         header.Rows = header.Columns = 1
         if "NumberOfFrames" in header:
             del header.NumberOfFrames
@@ -147,10 +150,12 @@ def _decimal(value: float) -> str:
 def made_by_highdicom(case: str, what: str) -> Iterator[None]:
     """Turn what highdicom says of a source that does not suit it into a :class:`DataError`, without its words.
 
-    They may hold values of the header.
+    They may hold values of the header, as its warnings do: the one on names of one part shows the patient's.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         if type(error).__module__.startswith("sagittal"):
             raise

@@ -19,6 +19,7 @@ from sagittal.prediction import Mask, Prediction
 from sagittal.types import Array
 from sagittal.write.dicom_result import (
     MANUFACTURER,
+    UTF_8,
     algorithm,
     concept,
     declare_schemes,
@@ -107,6 +108,7 @@ def make_dicom_seg(
             series_number=_SERIES[kind],
             sop_instance_uid=hd.UID(),
             instance_number=1,
+            specific_character_set=UTF_8,
             manufacturer=MANUFACTURER,
             manufacturer_model_name=maker.name,
             software_versions=maker.software,
@@ -139,7 +141,7 @@ def _check(prediction: Prediction, source: Source, kind: Kind, names: Sequence[s
         )
     if not source.placed and len(source.slices) > 1:
         raise ScopeError(
-            f"case {prediction.case}: its series names no frame of reference, which {_WHAT} of several slices needs. Write "
+            f"case {prediction.case}: its slices have no place in the patient, which {_WHAT} of several needs. Write "
             "another format: --format nifti"
         )
     if kind == "FRACTIONAL" and (missing := [name for name in names if name not in mask.probability]):

@@ -20,6 +20,7 @@ from sagittal.prediction import Detections, Mask, Prediction
 from sagittal.types import Floats
 from sagittal.write.dicom_result import (
     MANUFACTURER,
+    UTF_8,
     Maker,
     concept,
     declare_schemes,
@@ -147,6 +148,7 @@ def make_dicom_sr(
             series_number=_SERIES,
             sop_instance_uid=hd.UID(),
             instance_number=1,
+            specific_character_set=UTF_8,
             manufacturer=MANUFACTURER,
             manufacturer_model_name=maker.name,
             software_versions=maker.software,

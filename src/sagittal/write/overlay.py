@@ -239,7 +239,7 @@ def _paint(picture: Floats, mask: Bools, colour: tuple[int, int, int]) -> None:
     """Fill and a full outline, along the inner side of the mask, into the picture itself."""
     from scipy import ndimage
 
-    width = max(1, round(min(mask.shape) / 320))
+    width = max(1, round(min(mask.shape) / 700))
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     inside = np.pad(mask[box], width).view(np.uint8)

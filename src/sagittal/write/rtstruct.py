@@ -17,7 +17,7 @@ from sagittal.case import Case
 from sagittal.errors import DataError, ScopeError
 from sagittal.prediction import Mask, Prediction
 from sagittal.types import Floats
-from sagittal.write.dicom_result import MANUFACTURER, Maker, declare_schemes, maker_of, save_dicom
+from sagittal.write.dicom_result import MANUFACTURER, UTF_8, Maker, declare_schemes, maker_of, save_dicom
 from sagittal.write.masks import mask_of, planes_of
 from sagittal.write.outlines import outline
 from sagittal.write.sources import Source, open_source
@@ -30,7 +30,7 @@ _SERIES = 9103
 _CONTOUR_DATA = 0x30060050
 #: Of the patient and the study, copied from the source where it has them.
 _COPIED = (
-    "SpecificCharacterSet", "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex",
+    "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex",
     "PatientAge", "PatientSize", "PatientWeight", "PatientIdentityRemoved", "DeidentificationMethod",
     "DeidentificationMethodCodeSequence", "StudyInstanceUID", "StudyID", "StudyDate", "StudyTime", "AccessionNumber",
     "ReferringPhysicianName", "StudyDescription", "PositionReferenceIndicator",
@@ -96,6 +96,7 @@ def _head(source: Source, maker: Maker) -> Header:
     for keyword in _COPIED:
         if keyword in source.header:
             made[keyword] = source.header[keyword]
+    made.SpecificCharacterSet = UTF_8
     now = datetime.now()
     made.InstanceCreationDate = made.StructureSetDate = made.SeriesDate = now.strftime("%Y%m%d")
     made.InstanceCreationTime = made.StructureSetTime = made.SeriesTime = now.strftime("%H%M%S")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset as Header
+from pydicom.uid import generate_uid
 
 from sagittal.case import Case, ImageSource
 from sagittal.errors import GeometryError, ReadError, SagittalError, ScopeError
@@ -87,7 +89,7 @@ class Source:
     @property
     def placed(self) -> bool:
         """Whether its slices have a place in the patient that results can share."""
-        return self.grid.affine is not None and bool(self.header.get("FrameOfReferenceUID"))
+        return self.grid.affine is not None
 
 
 def open_source(case: Case, grid: Grid, what: str) -> Source:
@@ -173,6 +175,9 @@ def _source(frames: list[Any], grid: Grid, files: tuple[Path, ...], what: str) -
     if not all(one.sop_class and one.sop_instance for one in slices):
         raise GeometryError("DICOM: an instance has no SOP Class or Instance UID, so nothing can refer to it")
     header = _whole(str(slices[0].sop_instance), first, files)
+    if grid.affine is not None and not header.get("FrameOfReferenceUID"):
+        # Removed by many that take out identities. Slices of one series share one: the same for all its results.
+        header.FrameOfReferenceUID = generate_uid(entropy_srcs=["frame of reference", str(header.SeriesInstanceUID)])
     orientation = None if plane.orientation is None else tuple(float(v) for v in plane.orientation)
     spacing = None if plane.spacing is None else (float(plane.spacing[0]), float(plane.spacing[1]))
     return Source(header, slices, grid, orientation, spacing)
@@ -193,6 +198,8 @@ def _whole(instance: str, lazy: Header, files: tuple[Path, ...]) -> Header:
     for keyword in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
         if keyword in header:
             delattr(header, keyword)
+    if not re.fullmatch(r"\d{3}[DWMY]", str(header.get("PatientAge") or "000Y")):
+        del header.PatientAge  # some write 0Y; it may be left out, and what is wrong is not handed on
     for keyword in _STUDY:
         if header.get(keyword) is None:
             setattr(header, keyword, "")
