@@ -117,23 +117,32 @@ def predictions_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return table_text(lines, right=range(2, 2 + len(found)))
 
 
-def estimate_text(value: Any) -> str:
-    """A measure with its interval: ``0.912 (0.870 to 0.954)``."""
+def estimate_text(value: Any, *, count: bool = False) -> str:
+    """A measure with its interval: ``0.912 (0.870 to 0.954)``; a count as a whole number."""
     point, low, high = (value.get(key) for key in ("value", "low", "high"))
     if point is None:
         return "undefined"
+    if count:
+        return f"{point:.0f}"
     return f"{point:.3f}" + (f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else "")
 
 
 def evidence_text(values: Mapping[str, Any]) -> str:
     """The overall measures of ``evidence.json``, each with its interval and baseline; then those of each class."""
+    from sagittal.report.measure_names import COUNTS
+
     overall = values["overall"]
     rows = [["measure", "value (interval)", "baseline", "n"]]
     for name, value in overall.items():
         if not name.startswith("baseline."):
             trivial = overall.get(f"baseline.{name}", {}).get("value")
             rows.append(
-                [name, estimate_text(value), "" if trivial is None else f"{trivial:.3f}", str(value.get("n", ""))]
+                [
+                    name,
+                    estimate_text(value, count=name in COUNTS),
+                    "" if trivial is None else f"{trivial:.3f}",
+                    str(value.get("n", "")),
+                ]
             )
     parts = [table_text(rows, right=[3])]
     classes = values.get("classes") or {}

@@ -96,6 +96,13 @@ class PreparePlan:
     scale: tuple[float, ...] = (1.0,)
     store: Literal["uint8", "float16", "float32"] = "float32"
 
+    def __post_init__(self) -> None:
+        if self.store == "uint8" and self.normalise != "fixed":
+            raise ConfigError(
+                f"prepare.store 'uint8' keeps whole numbers 0 to 255, but prepare.normalise '{self.normalise}' makes others. "
+                "Set prepare.store to float16, or prepare.normalise to fixed."
+            )
+
 
 @dataclass(frozen=True)
 class AugmentPlan:
