@@ -73,7 +73,7 @@ class _Rung:
 
 
 #: Voxels that a training step should see at least.
-STEP_VOXELS = {2: 4 * 256 * 256, 3: 4 * 40 * 56 * 40}
+STEP_VOXELS = {2: 330_000, 3: 360_000}
 #: From the most to the least costly.
 RUNGS: dict[tuple[int, str], tuple[_Rung, ...]] = {
     (2, "segment"): (
@@ -98,9 +98,9 @@ RUNGS: dict[tuple[int, str], tuple[_Rung, ...]] = {
         _Rung(40**3, 16, 1, 2, 300),
     ),
     (3, "detect"): (
-        _Rung(96**3, 32, 2, 2, 3000),
-        _Rung(80**3, 24, 1, 2, 2000),
-        _Rung(64**3, 24, 1, 2, 1000),
+        _Rung(80**3, 24, 1, 1, 3000),
+        _Rung(64**3, 16, 1, 1, 1500),
+        _Rung(58**3, 12, 1, 1, 1000),
         _Rung(48**3, 16, 1, 2, 300),
     ),
 }
@@ -333,10 +333,7 @@ def _plan(
     )
     if thin:
         why["train.loss"] = "a structure is thin: its centreline is learnt too"
-    flips = mirrored_axes(fingerprint)
-    why["augment.flip"] = (
-        "none: a structure depends on the side of the body" if fingerprint.scheme.lateral else f"axes {flips}"
-    )
+    flips = _mirrored(fingerprint, base, why)
     return replace(
         base,
         prepare=replace(prepare, size=window),
@@ -345,12 +342,26 @@ def _plan(
         train=train,
         decide=DecidePlan(
             overlap=0.25 if d == 3 else 0.2,
-            flips=flips[-1:],
+            flips=flips if d == 2 else flips[-1:],
             tolerance_mm=_tolerance(spacing, why),
             clean=base.task == "segment",
         ),
         why=why,
     )
+
+
+def _mirrored(fingerprint: Fingerprint, base: Plan, why: dict[str, str]) -> tuple[int, ...]:
+    """Axes that may be mirrored; of colour pictures all, as skin, slides and the retina are taken from any side."""
+    flips = mirrored_axes(fingerprint)
+    colour = fingerprint.dimensions == 2 and base.input.channels == 3 * len(fingerprint.images)
+    if fingerprint.scheme.lateral:
+        why["augment.flip"] = "none: a structure depends on the side of the body"
+    elif colour:
+        flips = (0, 1)
+        why["augment.flip"] = "both axes: colour pictures are taken from any side"
+    else:
+        why["augment.flip"] = "left to right: no structure depends on the side" if flips else "none"
+    return flips
 
 
 def _tolerance(spacing: tuple[float, ...] | None, why: dict[str, str]) -> float:
@@ -438,7 +449,7 @@ def _head_stride(fingerprint: Fingerprint, task: str, prepare: PreparePlan, why:
         zoom = tuple(s.median / t for s, t in zip(fingerprint.spacing_mm, prepare.spacing_mm, strict=True))
     edges = [axis.median * z for o in fingerprint.objects for axis, z in zip(o.edges, zoom, strict=True)]
     smallest = min(edges, default=16.0)
-    stride = 4 if smallest >= 16 else 2 if smallest >= 6 else 1
+    stride = 4 if smallest >= 16 else 2 if smallest >= 4 else 1
     why["network.head_stride"] = f"the smallest kind of object has {smallest:.0f} voxels along its shortest edge"
     return stride
 
