@@ -137,7 +137,10 @@ def lay_out(
         raise ConfigError(f"windows of {tuple(patch)} do not fit an array of {tuple(size)}")
     shared = [min(math.ceil(overlap * p), p - 1) for p in patch]
     aligned = list(align or [1] * len(size))
-    longest = [max(p, int(growth * p)) for p in patch]
+    # What is no multiple is padded to one inside the network, and costs as much.
+    longest = [
+        max(p, math.ceil(int(growth * p) / a) * a if growth > 1 else p) for p, a in zip(patch, aligned, strict=True)
+    ]
     while True:
         axes = [_cover(*values, stride) for values in zip(size, longest, shared, aligned, strict=True)]
         window, starts = tuple(w for w, _ in axes), tuple(s for _, s in axes)
@@ -150,7 +153,7 @@ def lay_out(
             worst = 0
         else:
             return layout
-        longest[worst] = max(patch[worst], window[worst] - 1)
+        longest[worst] = max(patch[worst], (window[worst] - 1) // aligned[worst] * aligned[worst])
 
 
 def _cover(n: int, longest: int, shared: int, align: int, stride: int) -> tuple[int, Numbers]:
