@@ -18,10 +18,9 @@ import numpy as np
 
 from sagittal.image import Image
 from sagittal.prediction import Prediction
-from sagittal.tasks.picture import window
 from sagittal.types import Array, Bools, Floats
 from sagittal.write.boxes import detections_of
-from sagittal.write.masks import mask_of
+from sagittal.write.masks import mask_of, planes_of
 from sagittal.write.terminology import Term, Terminology
 
 if TYPE_CHECKING:
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 #: Panels are enlarged or reduced to about these sides, pixels.
 _SHORT, _PANEL, _MOST = 480, 360, 2048
 _FILL = 0.3
+#: Voxels that are looked at for the grey values of a volume.
+_SAMPLE = 2**22
 _SLICES = 6
 #: Windows in HU, by how dense what was found is: lung, soft tissue, bone.
 _WINDOWS = ((-300.0, (-1350.0, 150.0)), (250.0, (-160.0, 240.0)), (float("inf"), (-500.0, 1300.0)))
@@ -48,23 +49,34 @@ def draw_mask(prediction: Prediction, image: Image, *, terminology: Terminology 
     terminology : Terminology, optional
         For colours.
     """
-    mask = mask_of(prediction, "an overlay").segmentation
-    names = [one.name for one in mask.structures]
-    terms = (terminology or Terminology()).find_all(names)
-    masks = [mask.mask(name) for name in names]
-    anything = np.zeros(mask.grid.shape, dtype=bool)
-    for one in masks:
-        anything |= one
-    values = _shown(image, anything)
-    view = _View(image, values)
+    found = mask_of(prediction, "an overlay")
+    structures = found.segmentation.structures
+    terms = (terminology or Terminology()).find_all([one.name for one in structures])
+    counts = [[np.zeros(n, dtype=np.int64) for n in found.grid.shape] for _ in structures]
+    dense = []
+    for n, k, plane in planes_of(found):
+        counts[n][0] += np.count_nonzero(plane, axis=1)
+        counts[n][1] += np.count_nonzero(plane, axis=0)
+        counts[n][2][k] = np.count_nonzero(plane)
+        dense.append(image.data[0, :, :, k][plane][:: max(1, int(counts[n][2][k]) // 200)])
+    view = _View(image, _limits(image, dense))
+    legend = _legend([int(one[2].sum()) for one in counts], terms, image)
+
+    def panel(axis: int, at: int, side: int) -> Sheet:
+        place: list[Any] = [slice(None)] * 3
+        place[axis] = at
+        layers = found.segmentation.layers[(slice(None), *place)]
+        cuts = [(np.isin(layers[one.layer], one.values), term) for one, term in zip(structures, terms, strict=True)]
+        return view.panel(axis, at, side, masks=cuts)
+
     if image.grid.dimensions == 2:
-        return _png(_sheet([[view.panel("k", 0, masks, terms, _SHORT)]], _legend(names, masks, terms, image)))
-    at = [_fullest(anything, axis) for axis in range(3)]
-    rows = [[view.panel("kji"[n], at[2 - n], masks, terms, _PANEL) for n in range(3)]]
-    slices = sorted({_fullest(one, 2) for one in masks if one.any()} - {at[2]})[:_SLICES]
+        return _png(_sheet([[panel(2, 0, _SHORT)]], legend))
+    at = [int(np.sum([one[axis] for one in counts], axis=0).argmax()) for axis in range(3)] if counts else [0, 0, 0]
+    rows = [[panel(axis, at[axis], _PANEL) for axis in (2, 1, 0)]]
+    slices = sorted({int(one[2].argmax()) for one in counts if one[2].any()} - {at[2]})[:_SLICES]
     for start in range(0, len(slices), 3):
-        rows.append([view.panel("k", k, masks, terms, _PANEL) for k in slices[start : start + 3]])
-    return _png(_sheet(rows, _legend(names, masks, terms, image)))
+        rows.append([panel(2, k, _PANEL) for k in slices[start : start + 3]])
+    return _png(_sheet(rows, legend))
 
 
 def draw_boxes(prediction: Prediction, image: Image, *, terminology: Terminology | None = None) -> bytes:
@@ -91,22 +103,23 @@ def draw_boxes(prediction: Prediction, image: Image, *, terminology: Terminology
         )
         for n in chosen
     ]
-    inside = np.zeros(image.grid.shape, dtype=bool)
+    dense = []
     for one in drawn:
         low, high = (np.clip(np.rint(c + 0.5), 0, image.grid.shape).astype(int) for c in one.corners)
-        inside[tuple(slice(a, max(b, a + 1)) for a, b in zip(low, high, strict=True))] = True
-    view = _View(image, _shown(image, inside))
+        box = tuple(slice(int(x), max(int(y), int(x) + 1)) for x, y in zip(low, high, strict=True))
+        inside = image.data[0][box].reshape(-1)
+        dense.append(inside[:: max(1, inside.size // 1000)])
+    view = _View(image, _limits(image, dense))
     counts = [int((found.boxes.classes[chosen] == n).sum()) for n in range(len(classes))]
     legend: list[tuple[Term | None, str]] = [
         (term, f"{term.name}: {count}") for term, count in zip(terms, counts, strict=True)
     ]
     if image.grid.dimensions == 2:
-        return _png(_sheet([[view.panel("k", 0, [], [], _SHORT, drawn)]], legend))
+        return _png(_sheet([[view.panel(2, 0, _SHORT, boxes=drawn)]], legend))
     middles = [int(np.clip(round(float(one.corners[:, 2].mean())), 0, image.grid.shape[2] - 1)) for one in drawn]
     slices = list(dict.fromkeys(middles))[:_SLICES] or [image.grid.shape[2] // 2]
     rows = [
-        [view.panel("k", k, [], [], _PANEL, drawn) for k in slices[start : start + 3]]
-        for start in range(0, len(slices), 3)
+        [view.panel(2, k, _PANEL, boxes=drawn) for k in slices[start : start + 3]] for start in range(0, len(slices), 3)
     ]
     if len(slices) < len(set(middles)):
         legend.append((None, f"shown: {len(slices)} of {len(set(middles))} slices with boxes"))
@@ -121,11 +134,10 @@ class _Box:
 
 
 class _View:
-    """A study as colours, and panels of its planes."""
+    """A study between two grey values, and panels of its planes."""
 
-    def __init__(self, image: Image, values: Array) -> None:
-        self.values = values if image.channels == 3 else np.repeat(values[:1], 3, axis=0)  # (3, I, J, K) uint8
-        self.grid = image.grid
+    def __init__(self, image: Image, limits: tuple[float, float]) -> None:
+        self.image, self.limits, self.grid = image, limits, image.grid
         spacing = None if image.grid.spacing is None else np.asarray(image.grid.spacing)
         known = spacing is not None and bool(np.isfinite(spacing[:2]).all())
         self.mm = np.where(np.isfinite(spacing), spacing, 1.0) if known and spacing is not None else np.ones(3)
@@ -133,42 +145,39 @@ class _View:
         self.up = image.grid.affine is not None and image.grid.affine[2, 2] > 0
 
     def panel(
-        self,
-        axis: str,
-        at: int,
-        masks: Sequence[Bools],
-        terms: Sequence[Term],
-        side: int,
-        boxes: Sequence[_Box] = (),
+        self, axis: int, at: int, side: int, *, masks: Sequence[tuple[Bools, Term]] = (), boxes: Sequence[_Box] = ()
     ) -> Sheet:
-        """One plane with what was found in it, and its name."""
+        """One plane with what was found in it, and its name; masks are those of the plane, in the grid's order."""
         from PIL import Image as Pillow
 
-        across, down, normal = {"k": (0, 1, 2), "j": (0, 2, 1), "i": (1, 2, 0)}[axis]
-        place: list[Any] = [slice(None)] * 3
-        place[normal] = at
-        plane = self.values[(slice(None), *place)].transpose(2, 1, 0)  # (rows, columns, 3)
-        flip = self.up and axis != "k"
+        across, down = [n for n in range(3) if n != axis]
+        plane = self._colours(axis, at)
+        flip = self.up and axis != 2
         columns, rows = self._size(plane.shape[1] * self.mm[across], plane.shape[0] * self.mm[down], plane.shape, side)
-        pixels = plane[::-1] if flip else plane
-        smooth = (
-            Pillow.Resampling.NEAREST
-            if columns % plane.shape[1] == 0 and rows % plane.shape[0] == 0
-            else Pillow.Resampling.BILINEAR
-        )
-        picture = np.array(Pillow.fromarray(np.ascontiguousarray(pixels)).resize((columns, rows), smooth), np.float32)
-        for mask, term in zip(masks, terms, strict=True):
-            cut = mask[tuple(place)].T
+        pixels = np.ascontiguousarray(plane[::-1] if flip else plane)
+        whole = columns % plane.shape[1] == 0 and rows % plane.shape[0] == 0
+        smooth = Pillow.Resampling.NEAREST if whole else Pillow.Resampling.BILINEAR
+        picture = np.array(Pillow.fromarray(pixels).resize((columns, rows), smooth), np.float32)
+        for mask, term in masks:
+            cut = mask.T
             if cut.any():
-                cut = cut[::-1] if flip else cut
-                _paint(picture, _enlarged(cut, columns, rows), term.colour)
+                _paint(picture, _enlarged(cut[::-1] if flip else cut, columns, rows), term.colour)
         sheet = Pillow.fromarray(np.rint(picture).astype(np.uint8))
         if boxes:
             self._frame(sheet, boxes, at, plane.shape)
         if self.grid.dimensions == 2:
             return sheet
-        word = {"k": "slice", "j": "row", "i": "column"}[axis]
-        return _titled(sheet, f"{word} {at + 1} of {self.grid.shape[normal]}")
+        return _titled(sheet, f"{('column', 'row', 'slice')[axis]} {at + 1} of {self.grid.shape[axis]}")
+
+    def _colours(self, axis: int, at: int) -> Array:
+        """The plane as (rows, columns, 3) uint8."""
+        place: list[Any] = [slice(None)] * 3
+        place[axis] = at
+        values = self.image.data[(slice(None), *place)]
+        low, high = self.limits
+        values = np.where(np.isfinite(values), values, low)
+        grey = np.rint(np.clip((values - low) / max(high - low, 1e-12), 0, 1) * 255).astype(np.uint8)
+        return (grey if self.image.channels == 3 else np.repeat(grey[:1], 3, axis=0)).transpose(2, 1, 0)
 
     @staticmethod
     def _size(width: float, height: float, shape: tuple[int, ...], side: int) -> tuple[int, int]:
@@ -208,19 +217,23 @@ class _View:
             draw.text((start + 2, above), one.label, fill=_ink(one.term.colour), font=font)
 
 
-def _shown(image: Image, inside: Bools) -> Array:
-    """The study as uint8: CT in the window that suits what was found, all else between percentiles."""
-    if image.unit != "HU":
-        return window(image.data, bits=image.bits)
-    dense = float(np.median(image.data[0][inside])) if inside.any() else 0.0
-    low, high = next(limits for most, limits in _WINDOWS if dense <= most or most == float("inf"))
-    return np.asarray(np.rint(np.clip((image.data - low) / (high - low), 0, 1) * 255), dtype=np.uint8)
+def _limits(image: Image, dense: Sequence[Floats]) -> tuple[float, float]:
+    """Grey values that become black and white: of CT the window that suits what was found, else of a sample of voxels.
 
-
-def _fullest(mask: Bools, axis: int) -> int:
-    others = tuple(n for n in range(3) if n != axis)
-    counts = np.count_nonzero(mask, axis=others)
-    return int(counts.argmax()) if counts.any() else mask.shape[axis] // 2
+    As :func:`sagittal.tasks.picture.window` has it, which would hold all voxels at once.
+    """
+    if image.unit == "HU":
+        middle = float(np.median(np.concatenate(dense))) if len(dense) else 0.0
+        return next(limits for most, limits in _WINDOWS if middle <= most or most == float("inf"))
+    step = max(1, round((image.data.size / _SAMPLE) ** (1 / 3)))
+    sample = image.data[:, ::step, ::step, ::step] if image.grid.dimensions == 3 else image.data
+    sample = sample[np.isfinite(sample)]
+    if not sample.size:
+        return 0.0, 1.0
+    if image.bits == 8 and float(sample.min()) >= 0 and float(sample.max()) <= 255:
+        return 0.0, 255.0
+    low, high = (float(v) for v in np.percentile(sample, (0.5, 99.5)))
+    return (low, high) if high > low else (float(sample.min()), float(sample.max()))
 
 
 def _enlarged(mask: Bools, columns: int, rows: int) -> Bools:
@@ -250,20 +263,17 @@ def _paint(picture: Floats, mask: Bools, colour: tuple[int, int, int]) -> None:
     part[mask[box] & ~core] = ink
 
 
-def _legend(
-    names: Sequence[str], masks: Sequence[Bools], terms: Sequence[Term], image: Image
-) -> list[tuple[Term | None, str]]:
+def _legend(counts: Sequence[int], terms: Sequence[Term], image: Image) -> list[tuple[Term | None, str]]:
     edges = None if image.grid.affine is None else np.asarray(image.grid.affine)[:3, :3]
     lines: list[tuple[Term | None, str]] = []
-    for name, mask, term in zip(names, masks, terms, strict=True):
-        count = int(np.count_nonzero(mask))
+    for count, term in zip(counts, terms, strict=True):
         if not count:
             size = "not found"
         elif edges is not None and image.grid.dimensions == 3:
             size = f"{count * abs(float(np.linalg.det(edges))) / 1000:.3g} ml"
         else:
             size = f"{count:,} {'pixels' if image.grid.dimensions == 2 else 'voxels'}"
-        lines.append((term, f"{name}: {size}"))
+        lines.append((term, f"{term.name}: {size}"))
     return lines
 
 
