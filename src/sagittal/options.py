@@ -154,12 +154,16 @@ class PredictOptions:
         Which files or series are which image of a model with several: ``"T1=t1n,FLAIR=t2f"``.
     tilt : str, optional
         ``shear`` gives DICOM series of a tilted gantry the sheared affine that is exact; ``refuse`` where left out.
+    engine : str
+        What runs the networks of an answer with a place on a CPU: ``auto``, ``torch``, ``openvino``, ``onnxruntime``, or
+        with fewer digits ``torch-bf16``, ``openvino-bf16``.
     """
 
     formats: tuple[str, ...] = ()
     terminology: Path | None = None
     images: str | None = None
     tilt: str | None = None
+    engine: str = "auto"
 
 
 @dataclass(frozen=True)

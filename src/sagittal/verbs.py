@@ -442,6 +442,7 @@ def _predict(
 ) -> None:
     """Answer, keep each answer, and write what was asked for, one study after the other."""
     from sagittal.labels import PLACE_KINDS
+    from sagittal.model.place_model import PlaceModel
     from sagittal.read.requested import find_requested
     from sagittal.write.result_files import check_formats, check_free, write_results
     from sagittal.write.table import TABLES, check_table, prediction_row, write_rows
@@ -452,6 +453,10 @@ def _predict(
     if path is not None and path.suffix[1:].isalpha() and not path.is_dir():
         check_table(path)
     _, loaded = _load(model, device)
+    if isinstance(loaded, PlaceModel):
+        loaded = replace(loaded, engine=options.engine)
+    elif options.engine != "auto":
+        raise ConfigError(f"engine '{options.engine}': a model of classes is run by torch. Leave --engine out.")
     kind = loaded.plan.scheme.kind
     formats = check_formats(options.formats, kind)
     into_folder = path is not None and kind in PLACE_KINDS and path.suffix.lower() not in TABLES

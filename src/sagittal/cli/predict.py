@@ -54,6 +54,10 @@ def predict(
         int | None, flag("--batch", metavar="N", help="Studies or windows at a time; what memory likes.")
     ] = None,
     device: Device = "auto",
+    engine: Annotated[
+        str,
+        flag("--engine", metavar="NAME", help="auto, torch, openvino, onnxruntime, torch-bf16 or openvino-bf16."),
+    ] = "auto",
     overwrite: Annotated[bool, flag("--overwrite", help="Replace results that are there.")] = False,
 ) -> None:
     """Answer new studies: classes with probabilities, masks or boxes, and whether the model knows their like.
@@ -70,7 +74,9 @@ def predict(
         batch=batch,
         device=device,
         overwrite=overwrite,
-        options=PredictOptions(formats=names(formats), terminology=terminology, images=images, tilt=tilt),
+        options=PredictOptions(
+            formats=names(formats), terminology=terminology, images=images, tilt=tilt, engine=engine
+        ),
         reporter=desk.reporter,
     )
     if output is None or desk.json:

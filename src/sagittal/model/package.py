@@ -35,7 +35,7 @@ from sagittal.networks.heads import Network
 from sagittal.prediction import Failure, Prediction
 from sagittal.prepare.plan import Plan
 from sagittal.progress import Reporter
-from sagittal.tasks.registry import make_task
+from sagittal.tasks.registry import PLACE_TASKS, make_task
 from sagittal.tasks.task import Task
 from sagittal.types import Array, Floats
 
@@ -344,6 +344,8 @@ class Model:
 
         index = archive.parse_json(files[archive.INDEX], archive.INDEX)
         plan = Plan.from_json(read("plan.json"))
+        if plan.task in PLACE_TASKS:
+            raise PackageError(f"is a model of another kind: it answers '{plan.task}'. Load it by sagittal.load_model")
         try:
             name = str(index["name"])
             shares = tuple(float(m["weight"]) for m in index["members"])

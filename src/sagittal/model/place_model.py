@@ -23,7 +23,7 @@ from sagittal.networks.unet import DenseNetwork
 from sagittal.prediction import Failure, Prediction
 from sagittal.prepare.plan import Plan
 from sagittal.progress import Reporter
-from sagittal.tasks.registry import make_place_task
+from sagittal.tasks.registry import PLACE_TASKS, make_place_task
 from sagittal.tasks.task import PlaceTask
 
 SETTLED = "settled.json"
@@ -55,6 +55,9 @@ class PlaceModel:
     checksum : str
         SHA-256 of the saved model; empty before.
     device : torch.device
+    engine : str
+        What runs the networks on a CPU: ``auto`` for the fastest that gives torch's answer, or one of
+        ``sagittal.model.engines.ENGINES``. It is not saved.
     """
 
     name: str
@@ -70,6 +73,7 @@ class PlaceModel:
     versions: Mapping[str, str] = field(default_factory=dict)
     checksum: str = ""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    engine: str = "auto"
 
     def __post_init__(self) -> None:
         count = len(self.members)
@@ -103,6 +107,7 @@ class PlaceModel:
             gate=self.gate,
             label=self.label,
             device=self.device,
+            engine=self.engine,
         )
 
     def predict(self, case: Case, *, probability: bool = False) -> Prediction:
@@ -209,6 +214,8 @@ class PlaceModel:
             return archive.parse_json(files[name], name)
 
         index, plan = read(archive.INDEX), Plan.from_json(read("plan.json"))
+        if plan.task not in PLACE_TASKS:
+            raise PackageError(f"is a model of another kind: it answers '{plan.task}'. Load it by sagittal.load_model")
         try:
             weights = tuple(float(m["weight"]) for m in index["members"])
             use = IntendedUse.from_json(index["intended_use"])

@@ -143,6 +143,8 @@ def train_places(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=current_versions(),
         device=next(trained[0].network.parameters()).device,
+        # The engine that is fastest at the moment may differ in the last digits: two runs would not be the same.
+        engine="torch",
     )
     by_id = {case.id: case for case in cases}
     until = deadline + 0.6 * (float(plan.expect.get("finish_s", 0.0)) if np.isfinite(deadline) else 0.0)
@@ -154,7 +156,7 @@ def train_places(
     reporter.say(f"settling how answers are used by {len(found)} cases that the networks did not learn from")
     settled = task.settle(found)
     gate = None if plan.decide.gate == "off" else fit_gate(embeddings, abstains=plan.decide.gate == "abstain")
-    model = replace(model, settled=settled, gate=gate).save(folder / "model", overwrite=True)
+    model = replace(model, settled=settled, gate=gate, engine="auto").save(folder / "model", overwrite=True)
     final.save(folder / "plan.json")
     return Run(
         folder=folder,
