@@ -164,3 +164,11 @@ def test_folds_judge_every_case_by_networks_that_did_not_see_it(places: SimpleNa
 def test_several_devices_are_refused_where_they_differ(places: SimpleNamespace, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="different kinds"):
         fit(places, tmp_path / "run", device="cpu,cuda:0")
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(places: SimpleNamespace, tmp_path: Path) -> None:
+    pytest.importorskip("lightning_fabric", reason="several devices need the extra 'scale'")
+    run = fit(places, tmp_path / "run", steps=60, device="cpu,cpu")
+    rows = [run.model.task.score(answer, case) for answer, case in run.validation]
+    assert np.mean([row["dice_ball"] for row in rows]) > 0.7

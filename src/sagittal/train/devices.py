@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from sagittal.errors import ConfigError, require
 from sagittal.model.device import pick_device
+from sagittal.prepare.place_store import open_place_store
 from sagittal.prepare.plan import Plan
 from sagittal.prepare.split import Splits
-from sagittal.prepare.store import Store, open_store
+from sagittal.prepare.store import open_store
 from sagittal.progress import Quiet
-from sagittal.train.lesson import ClassMaterial
+from sagittal.train.lesson import ClassMaterial, Material
 from sagittal.train.members import Trainer
+from sagittal.train.place_lesson import PlaceMaterial
 from sagittal.types import Floats
 
 
@@ -70,11 +72,18 @@ class FabricTeam:
 
 
 def train_on(
-    devices: list[str], plan: Plan, store: Store, targets: Floats, *, folder: Path, deadline: float, resume: bool
+    devices: list[str], plan: Plan, store: Path, targets: Floats | None, *, folder: Path, deadline: float, resume: bool
 ) -> None:
     """Train all members on several devices; what they learnt lies in the folder afterwards.
 
     Each device takes its part of every batch, so that the batch of the plan is that of all together.
+
+    Parameters
+    ----------
+    store : Path
+        Folder of the prepared arrays.
+    targets : (N, outputs) float32, optional
+        In the order of the store; a store of truths with a place holds its own.
 
     Raises
     ------
@@ -91,9 +100,10 @@ def train_on(
     job = folder / "checkpoint" / "job"
     job.mkdir(parents=True, exist_ok=True)
     plan.save(job / "plan.json")
-    np.save(job / "targets.npy", targets, allow_pickle=False)
+    if targets is not None:
+        np.save(job / "targets.npy", targets, allow_pickle=False)
     fabric = fabric_module.Fabric(accelerator=kind, devices=numbers, strategy="ddp_spawn")
-    fabric.launch(_work, str(folder), str(store.place), deadline - time.monotonic(), resume)
+    fabric.launch(_work, str(folder), str(store), deadline - time.monotonic(), resume)
 
 
 def _work(fabric: Any, folder: str, store: str, left_s: float, resume: bool) -> None:
@@ -103,13 +113,16 @@ def _work(fabric: Any, folder: str, store: str, left_s: float, resume: bool) -> 
     job = Path(folder) / "checkpoint" / "job"
     plan = Plan.load(job / "plan.json")
     cases = json.loads((Path(store) / "cases.json").read_text(encoding="utf-8"))
+    material: Material
+    if plan.prepare.whole:
+        targets = np.load(job / "targets.npy", allow_pickle=False)
+        material = ClassMaterial(open_store(Path(store), cases["numbers"], cases["ids"], plan), targets)
+    else:
+        material = PlaceMaterial(open_place_store(Path(store), cases["numbers"], cases["ids"], plan))
     trainer = Trainer(
         plan,
         Splits.load(Path(folder) / "splits.json"),
-        ClassMaterial(
-            open_store(Path(store), cases["numbers"], cases["ids"], plan),
-            np.load(job / "targets.npy", allow_pickle=False),
-        ),
+        material,
         folder=Path(folder),
         device=fabric.device,
         deadline=time.monotonic() + left_s,

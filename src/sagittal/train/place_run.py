@@ -15,7 +15,7 @@ from torch import nn
 
 from sagittal.case import Case
 from sagittal.dataset import Dataset
-from sagittal.errors import ConfigError, DataError, SagittalError
+from sagittal.errors import DataError, SagittalError
 from sagittal.model.device import pick_device
 from sagittal.model.gate import fit_gate
 from sagittal.model.parts import IntendedUse, current_versions
@@ -31,7 +31,7 @@ from sagittal.prepare.split import Splits
 from sagittal.prepare.volumes import prepare_volume
 from sagittal.progress import Quiet, Reporter
 from sagittal.tasks.registry import make_place_task
-from sagittal.train.devices import split_devices
+from sagittal.train.devices import split_devices, train_on
 from sagittal.train.findings import Found, save_finding
 from sagittal.train.members import Trained, Trainer
 from sagittal.train.place_lesson import PlaceMaterial
@@ -92,19 +92,10 @@ def train_places(
     """Split, prepare, train every member, answer validation cases, settle how answers are used, and package.
 
     Parameters and errors as of :func:`sagittal.train.run.train_model`.
-
-    Raises
-    ------
-    ConfigError
-        If several devices are named.
     """
     began = time.monotonic()
     reporter = reporter or Quiet()
     devices = split_devices(device)
-    if len(devices) > 1:
-        raise ConfigError(
-            f"--device {device}: a network that answers for each voxel is trained on one device in this version; name one."
-        )
     folder.mkdir(parents=True, exist_ok=True)
     splits = splits_of(dataset, plan, folder, resume)
     cases = cases_of(dataset, splits)
@@ -125,7 +116,12 @@ def train_places(
         reporter=reporter,
         tensorboard=tensorboard,
     )
-    trained = trainer.run(resume=resume)
+    if len(devices) > 1:
+        assert store.place is not None
+        train_on(devices, plan, store.place, None, folder=folder, deadline=deadline, resume=resume)
+        trained = trainer.finished()
+    else:
+        trained = trainer.run(resume=resume)
     final = replace(plan, train=replace(plan.train, steps=tuple(member.schedule for member in trained)))
     model = PlaceModel(
         name=fingerprint.name,

@@ -147,7 +147,8 @@ def train_model(
         tensorboard=tensorboard,
     )
     if len(devices) > 1:
-        train_on(devices, plan, store, targets, folder=folder, deadline=deadline, resume=resume)
+        assert store.place is not None
+        train_on(devices, plan, store.place, targets, folder=folder, deadline=deadline, resume=resume)
         trained = trainer.finished()
     else:
         trained = trainer.run(resume=resume)
