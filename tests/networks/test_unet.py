@@ -204,3 +204,15 @@ def test_lite_encoder_is_for_pictures() -> None:
 def test_table_is_refused() -> None:
     with pytest.raises(DataError, match="takes no table; this case has 4 columns"):
         build(SMALL)(torch.zeros(1, 1, 8, 8), torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_an_unfolded_map_begins_without_a_checkerboard(dimensions: int) -> None:
+    """Voxels of one block see the same features: before training all of them must say the same."""
+    two = (2,) * dimensions
+    plan = NetworkPlan("unet", 8, (1, 1), strides=(two, two), kernels=((3,) * dimensions,) * 2)
+    network = build_dense(plan, channels=1, dimensions=dimensions, head=Head("dense", 3)).eval()
+    found = network(torch.randn(1, 1, *(16,) * dimensions))
+    blocks = fold(found, two).reshape(1, 3, 2**dimensions, -1)
+    assert torch.equal(blocks, blocks[:, :, :1].expand_as(blocks))
+    assert float(found.std()) > 0

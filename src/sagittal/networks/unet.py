@@ -254,6 +254,7 @@ class DenseNetwork(nn.Module):
             for n in reversed(range(self.finest, last))
         )
         self.output = _head(widths[self.finest], outputs * math.prod(self._block), shrink)
+        _alike(self.output, math.prod(self._block))
         coarser = range(self.finest + 1, min(self.finest + 1 + SUPERVISED, last)) if deep else range(0)
         self.deep = nn.ModuleList(_head(widths[n], outputs, (1,) * d) for n in coarser)
         self._coarser = [totals[n] for n in coarser]
@@ -360,6 +361,20 @@ def _between(total: Numbers, stride: int) -> tuple[Numbers, Numbers]:
             "one must be a multiple of the other"
         )
     return tuple(max(t // stride, 1) for t in total), tuple(max(stride // t, 1) for t in total)
+
+
+@torch.no_grad()
+def _alike(head: nn.Module, block: int) -> None:
+    """Let every voxel of an unfolded block begin with the same weights.
+
+    Otherwise some learn sooner than their neighbours, and masks of short trainings are checkerboards (Aitken et al.,
+    "Checkerboard artifact free sub-pixel convolution", 2017).
+    """
+    last = [module for module in head.modules() if isinstance(module, (nn.Conv2d, nn.Conv3d))][-1]
+    for values in (last.weight, last.bias):
+        if values is not None:
+            parts = values.view(-1, block, *values.shape[1:])
+            parts.copy_(parts[:, :1].expand_as(parts).clone())
 
 
 def _head(inputs: int, outputs: int, shrink: Numbers) -> nn.Module:
