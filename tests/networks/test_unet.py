@@ -212,7 +212,8 @@ def test_an_unfolded_map_begins_without_a_checkerboard(dimensions: int) -> None:
     two = (2,) * dimensions
     plan = NetworkPlan("unet", 8, (1, 1), strides=(two, two), kernels=((3,) * dimensions,) * 2)
     network = build_dense(plan, channels=1, dimensions=dimensions, head=Head("dense", 3)).eval()
-    found = network(torch.randn(1, 1, *(16,) * dimensions))
+    with torch.inference_mode():
+        found = network(torch.randn(1, 1, *(16,) * dimensions))
     blocks = fold(found, two).reshape(1, 3, 2**dimensions, -1)
     assert torch.equal(blocks, blocks[:, :, :1].expand_as(blocks))
     assert float(found.std()) > 0
