@@ -157,8 +157,8 @@ def _split(fingerprint: Fingerprint, wishes: Wishes, why: dict[str, str]) -> Spl
     if wishes.folds is None and wishes.preset != "best":
         why["split.folds"] = "one network that sees nearly all cases; more with --folds or --preset best"
         plan = replace(plan, folds=1)
-    # Few cases settle how answers are cleaned and scored; every other one teaches.
-    fraction = float(np.clip(20 / max(fingerprint.cases, 1), 0.1, 0.2))
+    # About 25 cases settle how answers are cleaned and scored and what an unlike study is; every other one teaches.
+    fraction = float(np.clip(26 / max(fingerprint.cases, 1), 0.1, 0.2))
     return replace(plan, val_fraction=fraction)
 
 
