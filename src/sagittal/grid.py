@@ -27,6 +27,8 @@ class Grid:
     spacing : (3,) float, mm, optional
         Voxel edge lengths along (i, j, k). Derived from `affine` where that is known; give it alone for a file
         with a pixel size but no position. The third is ``nan`` where a 2-D file states no thickness.
+    turned : three (axis, direction), optional
+        Where the axes are not those of the file: for each one which axis of the file it is, and 1 or -1.
 
     Raises
     ------
@@ -37,6 +39,7 @@ class Grid:
     shape: tuple[int, int, int]
     affine: Floats | None = None
     spacing: Floats | Sequence[float] | None = None
+    turned: tuple[tuple[int, int], ...] | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(int(n) for n in self.shape)

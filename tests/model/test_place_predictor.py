@@ -20,7 +20,7 @@ from sagittal.labels import LabelScheme
 from sagittal.model import memory, place_predictor
 from sagittal.model.gate import fit_gate
 from sagittal.model.memory import free_memory, windows_bytes
-from sagittal.model.place_predictor import PlacePredictor, found_classes, place_uncertainty, present, turn_back
+from sagittal.model.place_predictor import PlacePredictor, found_classes, place_uncertainty, present, unmirror
 from sagittal.model.predictor import hold
 from sagittal.model.windows import lay_out
 from sagittal.networks.heads import Head, build_network
@@ -213,12 +213,12 @@ def test_mirrored_views_come_back_to_their_place():
 def test_outputs_with_a_direction_change_places_when_mirrored():
     head = Head("dense", 3, mirror=((0, 1, 2), (0, 2, 1)))
     found = torch.arange(12.0).reshape(1, 3, 2, 2)
-    along = turn_back(found, (2,), head)
+    along = unmirror(found, (2,), head)
     torch.testing.assert_close(along, found.flip(2))
-    across = turn_back(found, (3,), head)
+    across = unmirror(found, (3,), head)
     torch.testing.assert_close(across[:, 1], found.flip(3)[:, 2])
-    torch.testing.assert_close(turn_back(turn_back(found, (2, 3), head), (2, 3), head), found)
-    assert turn_back(found, (), head) is found
+    torch.testing.assert_close(unmirror(unmirror(found, (2, 3), head), (2, 3), head), found)
+    assert unmirror(found, (), head) is found
 
 
 def test_a_bad_case_stops_no_other():

@@ -172,3 +172,33 @@ def test_two_processes_train_together(places: SimpleNamespace, tmp_path: Path) -
     run = fit(places, tmp_path / "run", steps=60, device="cpu,cpu")
     rows = [run.model.task.score(answer, case) for answer, case in run.validation]
     assert np.mean([row["dice_ball"] for row in rows]) > 0.7
+
+
+def test_a_file_in_another_order_gets_the_same_mask(places: SimpleNamespace, tmp_path: Path) -> None:
+    from dataclasses import replace
+    from functools import partial
+
+    from sagittal.case import ImageSource
+    from sagittal.grid import Grid
+    from sagittal.image import Image
+    from sagittal.prepare.turn import turn_array, turn_grid
+
+    def other_way(image: Image) -> Image:
+        turn = ((2, 1), (0, -1), (1, -1))
+        grid = turn_grid(image.grid, turn)
+        return replace(image, data=turn_array(image.data, turn).copy(), grid=Grid(grid.shape, grid.affine))
+
+    dataset = places.dataset("structures", 3)
+    plan = places.plan(dataset, 3, 12)
+    plan = replace(plan, prepare=replace(plan.prepare, orient=True))
+    run = train_places(dataset, plan, tmp_path / "run", fingerprint=measure_dataset(dataset))
+    case = dataset.cases[0]
+    turned = other_way(case.image())
+    one = run.model.predict(case).finding
+    two = run.model.predict(replace(case, images={"image": ImageSource(partial(other_way, case.image()))})).finding
+    assert isinstance(one, Mask)
+    assert isinstance(two, Mask)
+    assert two.grid.same_place(turned.grid)
+    expected = turn_array(one.segmentation.layers, ((2, 1), (0, -1), (1, -1)))
+    assert expected.any()
+    assert np.array_equal(two.segmentation.layers, expected)

@@ -30,6 +30,7 @@ from sagittal.networks.unet import pad_far
 from sagittal.prediction import Detections, Failure, Finding, Mask, Prediction, Verdict
 from sagittal.prepare.arrays import to_input
 from sagittal.prepare.plan import Plan
+from sagittal.prepare.turn import turn_back
 from sagittal.prepare.volumes import PreparedVolume, prepare_volume
 from sagittal.progress import Quiet, Reporter
 from sagittal.tasks.task import PlaceTask
@@ -294,7 +295,7 @@ class PlacePredictor:
                         "the network's answer is not finite; the study's values are far from those of the training cases"
                     )
                 collector.add(slab.start, slab.logits, slab.doubt)
-        return collector.finish(), views.embeddings()
+        return turn_back(collector.finish()), views.embeddings()
 
     def _batch(self, layout: Layout) -> int:
         numbers = self.plan.input.channels * int(np.prod(layout.window))
@@ -347,7 +348,7 @@ class _Views:
                 if embedding is not None and not axes:
                     total = embedding.cpu().numpy().sum(axis=0, dtype=np.float64)
                     self._sums[number] = self._sums[number] + total if len(self._sums[number]) else total
-                found = turn_back(found, axes, predictor.task.head)
+                found = unmirror(found, axes, predictor.task.head)
                 share = weight / len(self.flips)
                 if self.doubts:
                     p = torch.softmax(found, dim=1) if self.exclusive else torch.sigmoid(found)
@@ -367,7 +368,7 @@ class _Views:
         return [(total / max(self._seen, 1)).astype(np.float32) for total in self._sums]
 
 
-def turn_back(found: Tensor, axes: tuple[int, ...], head: Head) -> Tensor:
+def unmirror(found: Tensor, axes: tuple[int, ...], head: Head) -> Tensor:
     """A map (N, outputs, *map) of an image that was mirrored along dimensions of the batch, as that of the image itself."""
     for axis in axes:
         if head.mirror:

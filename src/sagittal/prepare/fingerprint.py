@@ -31,6 +31,7 @@ from sagittal.prepare.place_facts import (
     structure_facts,
 )
 from sagittal.prepare.spread import ChannelFacts, Spread
+from sagittal.prepare.turn import turn_image
 from sagittal.prepare.volumes import content_part
 from sagittal.progress import Quiet, Reporter
 from sagittal.truth import Boxes, SegmentationSource
@@ -94,6 +95,9 @@ class Fingerprint:
         Median part of the voxels that have the lowest value of every channel, as air has.
     content_part : float
         Median part of the voxels that is left when a border of such voxels is cut off; not measured for schemes of classes.
+    positioned : bool
+        Whether every sampled study says how the patient lies in it. Of volumes with a truth that has a place, sizes are then
+        those along the patient's axes: (superior, posterior, left).
     warnings : tuple of str
         What the user should know before training.
     """
@@ -132,6 +136,7 @@ class Fingerprint:
     inputs: tuple[ChannelFacts, ...] = ()
     zero_part: float = 0.0
     content_part: float = 1.0
+    positioned: bool = False
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -196,6 +201,7 @@ def measure_dataset(dataset: Dataset, *, seed: int = 0, reporter: Reporter | Non
         inputs=_inputs(looks, image_channels),
         zero_part=float(np.median([look["zero_part"] for look in looks])),
         content_part=float(np.median([look.get("content_part", 1.0) for look in looks])),
+        positioned=all(look["positioned"] for look in looks),
         **places,
     )
 
@@ -258,7 +264,11 @@ def _look_at(
                 for image in images:
                     check_finite(image.data, case.id)
                 seconds = time.perf_counter() - start
+                positioned = all(image.grid.has_position for image in images)
+                if scheme.kind in PLACE_KINDS and positioned:
+                    images = [turn_image(image) for image in images]
                 look = {**_facts(images), **_place_look(case, scheme, images), "seconds": seconds}
+                look["positioned"] = positioned
             except (SagittalError, MemoryError) as error:
                 skipped.append(Skipped(case.id, str(error)))
             else:

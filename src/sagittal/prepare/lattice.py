@@ -93,6 +93,7 @@ class Lattice:
             "shape": list(grid.shape),
             "affine": None if grid.affine is None else np.asarray(grid.affine).tolist(),
             "spacing": None if grid.spacing is None else np.asarray(grid.spacing).tolist(),
+            "turned": None if grid.turned is None else [list(pair) for pair in grid.turned],
             "size": list(self.size),
             "start": list(self.start),
             "extent": list(self.extent),
@@ -103,5 +104,11 @@ class Lattice:
         """The lattice that :meth:`to_json` wrote."""
         affine = values["affine"]
         i, j, k = values["shape"]
-        grid = Grid((i, j, k), None if affine is None else np.array(affine), values["spacing"])
+        turned = values.get("turned")
+        grid = Grid(
+            (i, j, k),
+            None if affine is None else np.array(affine),
+            values["spacing"],
+            None if turned is None else tuple((int(axis), int(sign)) for axis, sign in turned),
+        )
         return cls(grid, *(tuple(int(n) for n in values[name]) for name in ("size", "start", "extent")))

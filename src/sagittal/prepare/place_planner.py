@@ -243,6 +243,7 @@ def _prepare(
         spacing_mm=spacing,
         zoom=None if spacing is not None or set(factor) == {1.0} else factor,
         whole=False,
+        orient=_orient(fingerprint, why),
         crop=fingerprint.content_part < WORTH_CROPPING,
         store="float16",
         offset=(0.0,) * channels,
@@ -281,6 +282,16 @@ def _prepare(
         offset=tuple(f.mean for f in facts) * repeat,
         scale=tuple(max(f.std, 1e-6) for f in facts) * repeat,
     )
+
+
+def _orient(fingerprint: Fingerprint, why: dict[str, str]) -> bool:
+    if fingerprint.dimensions == 2:
+        return False
+    if fingerprint.positioned:
+        why["prepare.orient"] = "every study says how the patient lies in it: all are seen the same way round"
+        return True
+    why["prepare.orient"] = "some studies do not say how the patient lies in them: axes are taken as they come"
+    return False
 
 
 def _plan(

@@ -80,6 +80,9 @@ class PreparePlan:
         own size after resampling, and the network sees it through windows of `size`.
     zoom : tuple of float, optional
         Without `whole`: resampled size as a factor of the study's own, for images without a voxel size.
+    orient : bool
+        Without `whole`: whether the axes of volumes are brought along the patient's first, whatever order a file keeps
+        them in; a volume without a position is then refused.
     crop : bool
         Without `whole`: whether a border of nothing but the lowest value is cut off first.
     """
@@ -91,6 +94,7 @@ class PreparePlan:
     normalise: Literal["fixed", "image", "nonzero"] = "fixed"
     whole: bool = True
     zoom: tuple[float, ...] | None = None
+    orient: bool = False
     crop: bool = False
     offset: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)

@@ -15,6 +15,7 @@ from sagittal.prepare.lattice import Lattice
 from sagittal.prepare.place_segmentation import place_segmentation
 from sagittal.prepare.plan import Outputs
 from sagittal.prepare.resample import resize_part
+from sagittal.prepare.turn import file_grid, turn_boxes, turn_segmentation
 from sagittal.truth import Boxes, Segmentation, SegmentationSource
 from sagittal.types import Array, Bools, Floats
 
@@ -78,6 +79,9 @@ def structure_truth(case: Case, scheme: LabelScheme, grid: Grid) -> StructureTru
     GeometryError
         If it does not lie on the image.
     """
+    if grid.turned is not None:
+        own = structure_truth(case, scheme, file_grid(grid))
+        return StructureTruth(turn_segmentation(own.segmentation, grid), own.names, own.notes)
     if not isinstance(case.truth, SegmentationSource):
         found = "no truth" if case.truth is None else f"truth of kind {type(case.truth).__name__}"
         raise DataError(f"case {case.id}: has {found} where a segmentation was expected. Choose another --task.")
@@ -209,6 +213,9 @@ def object_boxes(case: Case, scheme: LabelScheme, grid: Grid) -> Boxes:
     ReadError, DataError, GeometryError
         As :func:`box_target`.
     """
+    if grid.turned is not None:
+        own = file_grid(grid)
+        return turn_boxes(object_boxes(case, scheme, own), own.shape, grid.turned)
     truth = case.truth
     if isinstance(truth, SegmentationSource):
         return _lesion_boxes(structure_truth(case, scheme, grid))
