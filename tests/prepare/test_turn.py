@@ -15,6 +15,7 @@ from sagittal.grid import Grid
 from sagittal.image import Image
 from sagittal.labels import LabelScheme
 from sagittal.prediction import Detections, Mask
+from sagittal.prepare.arrays import prepare_case
 from sagittal.prepare.lattice import Lattice
 from sagittal.prepare.plan import InputPlan, Plan, PreparePlan
 from sagittal.prepare.truth_maps import box_target, label_target
@@ -139,3 +140,18 @@ def test_a_volume_without_a_position_is_refused_where_the_model_needs_one() -> N
 
 def test_pictures_stay_as_they_are() -> None:
     assert find_turn(Grid((20, 30, 1))) is None
+
+
+WHOLE = Plan(
+    LabelScheme("binary", ("no", "yes")),
+    input=InputPlan(modality="MR", dimensions=3),
+    prepare=PreparePlan(size=(8, 10, 12), orient=True, store="float32"),
+)
+
+
+@pytest.mark.parametrize("turn", TURNS[::5])
+def test_a_classifier_sees_every_order_alike_and_its_maps_come_back(turn: tuple[tuple[int, int], ...]) -> None:
+    case = Case("c", "p", {"image": ImageSource(partial(stored, turn))})
+    prepared = prepare_case(case, WHOLE)
+    assert np.array_equal(prepared.array, image().data.transpose(0, 3, 2, 1))
+    assert np.allclose(prepared.restore(prepared.array[0]), stored(turn).data[0], atol=1e-5)

@@ -15,6 +15,7 @@ from sagittal.grid import Grid
 from sagittal.image import Image
 from sagittal.prepare.plan import ColumnPlan, InputPlan, Plan, PreparePlan
 from sagittal.prepare.resample import overlap, place, resize
+from sagittal.prepare.turn import inverse, turn_array, turn_image
 from sagittal.types import Array, Floats
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Prepared:
     table : (T,) float32
         Encoded clinical columns, empty where the plan has none.
     grid : Grid
-        Of the study's first image.
+        Of the study's first image, turned as the plan says.
     resampled : tuple of int
         Spatial size after resampling, before cropping or padding.
     start : tuple of int
@@ -65,7 +66,8 @@ class Prepared:
         i, j, k = self.grid.shape
         if len(size) == 2:
             return np.ascontiguousarray(resize(inner, (j, i)).T[:, :, None])
-        return np.ascontiguousarray(resize(inner, (k, j, i)).T)
+        found = resize(inner, (k, j, i)).T
+        return np.ascontiguousarray(found if self.grid.turned is None else turn_array(found, inverse(self.grid.turned)))
 
 
 def prepare_case(case: Case, plan: Plan) -> Prepared:
@@ -80,7 +82,7 @@ def prepare_case(case: Case, plan: Plan) -> Prepared:
     ScopeError
         If the study has other dimensions or channels than the plan, or lacks a voxel size that the plan needs.
     """
-    images = planned_images(case, plan.input)
+    images = turned_images(planned_images(case, plan.input), plan, case.id)
     parts = [_prepare_image(image, plan, case.id) for image in images]
     array = np.concatenate([part[0] for part in parts])
     if array.shape[0] != plan.input.channels:
@@ -111,6 +113,22 @@ def planned_images(case: Case, plan: InputPlan) -> list[Image]:
     """
     alone = len(plan.images) == 1
     return [case.image(None if alone and name not in case.images else name) for name in plan.images]
+
+
+def turned_images(images: list[Image], plan: Plan, case_id: str) -> list[Image]:
+    """Volumes with their axes along the patient's, where the plan says so.
+
+    Raises
+    ------
+    ScopeError
+        If one has no position.
+    """
+    if not plan.prepare.orient:
+        return images
+    try:
+        return [turn_image(image) for image in images]
+    except ScopeError as error:
+        raise ScopeError(f"case {case_id}: {error}") from error
 
 
 def network_axes(image: Image, dimensions: int) -> Floats:

@@ -96,8 +96,8 @@ class Fingerprint:
     content_part : float
         Median part of the voxels that is left when a border of such voxels is cut off; not measured for schemes of classes.
     positioned : bool
-        Whether every sampled study says how the patient lies in it. Of volumes with a truth that has a place, sizes are then
-        those along the patient's axes: (superior, posterior, left).
+        Whether every sampled study says how the patient lies in it. Sizes of volumes are then those along the patient's
+        axes: (superior, posterior, left).
     warnings : tuple of str
         What the user should know before training.
     """
@@ -265,7 +265,7 @@ def _look_at(
                     check_finite(image.data, case.id)
                 seconds = time.perf_counter() - start
                 positioned = all(image.grid.has_position for image in images)
-                if scheme.kind in PLACE_KINDS and positioned:
+                if positioned:
                     images = [turn_image(image) for image in images]
                 look = {**_facts(images), **_place_look(case, scheme, images), "seconds": seconds}
                 look["positioned"] = positioned

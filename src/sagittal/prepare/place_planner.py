@@ -25,7 +25,7 @@ from sagittal.prepare.plan import (
     SplitPlan,
     TrainPlan,
 )
-from sagittal.prepare.planner import ARBITRARY_SCALE, Wishes, input_plan, mirrored_axes, split_plan
+from sagittal.prepare.planner import ARBITRARY_SCALE, Wishes, input_plan, mirrored_axes, orient, split_plan
 
 #: An axis whose voxels are so many times longer than the others' is resampled and convolved by itself (Isensee et al.,
 #: Nature Methods 18:203, 2021).
@@ -243,7 +243,7 @@ def _prepare(
         spacing_mm=spacing,
         zoom=None if spacing is not None or set(factor) == {1.0} else factor,
         whole=False,
-        orient=_orient(fingerprint, why),
+        orient=orient(fingerprint, why),
         crop=fingerprint.content_part < WORTH_CROPPING,
         store="float16",
         offset=(0.0,) * channels,
@@ -282,16 +282,6 @@ def _prepare(
         offset=tuple(f.mean for f in facts) * repeat,
         scale=tuple(max(f.std, 1e-6) for f in facts) * repeat,
     )
-
-
-def _orient(fingerprint: Fingerprint, why: dict[str, str]) -> bool:
-    if fingerprint.dimensions == 2:
-        return False
-    if fingerprint.positioned:
-        why["prepare.orient"] = "every study says how the patient lies in it: all are seen the same way round"
-        return True
-    why["prepare.orient"] = "some studies do not say how the patient lies in them: axes are taken as they come"
-    return False
 
 
 def _plan(

@@ -81,7 +81,7 @@ class PreparePlan:
     zoom : tuple of float, optional
         Without `whole`: resampled size as a factor of the study's own, for images without a voxel size.
     orient : bool
-        Without `whole`: whether the axes of volumes are brought along the patient's first, whatever order a file keeps
+        Whether the axes of volumes are brought along the patient's first, whatever order a file keeps
         them in; a volume without a position is then refused.
     crop : bool
         Without `whole`: whether a border of nothing but the lowest value is cut off first.

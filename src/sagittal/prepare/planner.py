@@ -96,8 +96,19 @@ class _Rung:
     unit_range: bool = False  # the network wants values in -1..1
 
 
+def orient(fingerprint: Fingerprint, why: dict[str, str]) -> bool:
+    """Whether the axes of volumes are brought along the patient's: where every study says how the patient lies in it."""
+    if fingerprint.dimensions == 2:
+        return False
+    if fingerprint.positioned:
+        why["prepare.orient"] = "every study says how the patient lies in it: all are seen the same way round"
+        return True
+    why["prepare.orient"] = "some studies do not say how the patient lies in them: axes are taken as they come"
+    return False
+
+
 def _plan(base: Plan, fingerprint: Fingerprint, rung: _Rung, why: dict[str, str]) -> Plan:
-    prepare = _prepare(fingerprint, base.input, rung, why)
+    prepare = replace(_prepare(fingerprint, base.input, rung, why), orient=orient(fingerprint, why))
     why["network.name"] = rung.reason
     train = _weighted(rung.train, fingerprint, why)
     if rung.network.dropout:

@@ -12,11 +12,10 @@ from sagittal.errors import ScopeError
 from sagittal.grid import Grid
 from sagittal.image import Image
 from sagittal.prepare.align import align
-from sagittal.prepare.arrays import check_finite, encode_table, network_axes, planned_images
+from sagittal.prepare.arrays import check_finite, encode_table, network_axes, planned_images, turned_images
 from sagittal.prepare.lattice import Lattice
 from sagittal.prepare.plan import Plan, PreparePlan
 from sagittal.prepare.resample import resize
-from sagittal.prepare.turn import turn_image
 from sagittal.types import Array, Floats
 
 #: Voxels that are looked at together.
@@ -58,9 +57,7 @@ def prepare_volume(case: Case, plan: Plan) -> PreparedVolume:
     ScopeError
         If the study has other dimensions or channels than the plan, or lacks a voxel size that the plan needs.
     """
-    images = planned_images(case, plan.input)
-    if plan.prepare.orient:
-        images = [_turned(image, case.id) for image in images]
+    images = turned_images(planned_images(case, plan.input), plan, case.id)
     for image in images:
         _check_dimensions(image, plan, case.id)
         check_finite(image.data, case.id)
@@ -90,13 +87,6 @@ def resampled_size(extent: Sequence[int], spacing: Sequence[float], plan: Prepar
     else:
         factor = np.asarray(plan.zoom or (1.0,) * len(extent))
     return tuple(max(1, round(float(n * f))) for n, f in zip(extent, factor, strict=True))
-
-
-def _turned(image: Image, case: str) -> Image:
-    try:
-        return turn_image(image)
-    except ScopeError as error:
-        raise ScopeError(f"case {case}: {error}") from error
 
 
 def _check_dimensions(image: Image, plan: Plan, case: str) -> None:
