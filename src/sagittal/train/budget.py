@@ -31,6 +31,9 @@ FINISH_S = 9.0
 PLACE_FINISH_S = 20.0
 #: Part of its epochs with which a member is trained well enough.
 ENOUGH = 0.6
+#: So many times the steps that it needs at least are of use to a network that answers for each voxel; more time makes more
+#: networks, each of which every new study must wait for.
+LONGER = 4.0
 #: Up to this many cases every one of them must teach and judge.
 FEW_CASES = 2000
 #: Steps of a member below which a network has learnt nothing worth having.
@@ -214,12 +217,13 @@ def _fill(plan: Plan, seconds: float, epoch_s: float, fold_part: float) -> Plan:
     while folds > 1 and not fixed_folds and folds * need * fold_part > seconds:
         folds = {5: 3}.get(folds, 1)
     members = folds * repeats
-    if not {"split.repeats", "train.epochs"} & set(plan.fixed) and members * need * 2 <= seconds:
-        repeats = max(1, min(int(seconds / (folds * need)), math.ceil(15 / folds)))
+    stretch = 2.0 if plan.prepare.whole else LONGER
+    if not {"split.repeats", "train.epochs"} & set(plan.fixed) and members * need * stretch <= seconds:
+        repeats = max(1, min(int(2 * seconds / (folds * need * stretch)), math.ceil(15 / folds)))
         members = folds * repeats
     epochs = plan.train.epochs
     if "train.epochs" not in plan.fixed:
-        epochs = min(seconds / members / epoch_s, 2.0 * epochs)
+        epochs = min(seconds / members / epoch_s, stretch * epochs)
         why["train.epochs"] = f"{seconds:.0f} s of training for {members} member(s), {epoch_s:.2f} s an epoch"
     if not fixed_folds:
         why["split.folds"] = (
