@@ -105,7 +105,10 @@ def main() -> None:
             found = train_and_test(
                 source, run, minutes=arguments.minutes, threads=arguments.threads, seed=arguments.seed
             )
-            mine = {key: found.values(STRUCTURE, key).loc[names] for key in ("dice", "cldice")}
+            mine = {
+                key: found.values(STRUCTURE, key).rename(lambda case: Path(case).name).loc[names]
+                for key in ("dice", "cldice")
+            }
             ours |= {name: {key: float(mine[key][name]) for key in mine} for name in names}
             each = " ".join(f"{value:.3f}" for value in mine["dice"])
             row[:2] = [f"**{mine['dice'].mean():.3f}** ({each})", f"{mine['cldice'].mean():.3f}"]
