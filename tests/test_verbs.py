@@ -242,7 +242,7 @@ def test_a_run_that_stopped_before_its_plan_begins_anew(
         seen.update(options, plan=plan, folder=place)
         raise ConfigError("enough")
 
-    monkeypatch.setattr("sagittal.train.run.train_model", train_model)
+    monkeypatch.setattr("sagittal.train.start.train_model", train_model)
     with pytest.raises(ConfigError, match="enough"):
         sagittal.train(None, output=folder, resume=True)
     assert seen["resume"] is False
