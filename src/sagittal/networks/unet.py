@@ -29,6 +29,8 @@ Numbers = tuple[int, ...]
 UNETS = ("unet", "unet-lite0")
 #: At most so many maps coarser than the finest learn the target too; the coarsest of all never does.
 SUPERVISED = 3
+#: By how much the voxels of an unfolded block begin with the same weights: 0 not at all, 1 entirely.
+ALIKE = 0.5
 
 
 class PyramidEncoder(nn.Module):
@@ -365,16 +367,17 @@ def _between(total: Numbers, stride: int) -> tuple[Numbers, Numbers]:
 
 @torch.no_grad()
 def _alike(head: nn.Module, block: int) -> None:
-    """Let every voxel of an unfolded block begin with the same weights.
+    """Let the voxels of an unfolded block begin with weights that are half alike.
 
-    Otherwise some learn sooner than their neighbours, and masks of short trainings are checkerboards (Aitken et al.,
-    "Checkerboard artifact free sub-pixel convolution", 2017).
+    With weights of their own, some learn sooner than their neighbours, and masks of short trainings are checkerboards (Aitken
+    et al., "Checkerboard artifact free sub-pixel convolution", 2017). With the same weights, they take longer to tell each
+    other apart at edges. Halfway has most of both.
     """
     last = [module for module in head.modules() if isinstance(module, (nn.Conv2d, nn.Conv3d))][-1]
     for values in (last.weight, last.bias):
         if values is not None:
             parts = values.view(-1, block, *values.shape[1:])
-            parts.copy_(parts[:, :1].expand_as(parts).clone())
+            parts.lerp_(parts[:, :1].expand_as(parts).clone(), ALIKE)
 
 
 def _head(inputs: int, outputs: int, shrink: Numbers) -> nn.Module:
