@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sagittal.errors import PackageError
 from sagittal.model import archive
 from sagittal.model.package import Model
+from sagittal.model.parts import building, read_entry
 from sagittal.model.place_model import PlaceModel
 from sagittal.tasks.registry import PLACE_TASKS
 
@@ -28,9 +28,7 @@ def load_model(path: str | Path, device: str = "cpu") -> AnyModel:
     """
     path = Path(path)
     files, checksum = archive.read_files(path)
-    try:
-        task = archive.parse_json(files[archive.INDEX], archive.INDEX).get("task")
-    except PackageError as error:
-        raise PackageError(f"{path.name}: {error}") from error
+    with building(path.name):
+        task = read_entry(files, archive.INDEX).get("task")
     kind = PlaceModel if task in PLACE_TASKS else Model
     return kind.from_files(files, checksum, device=device, where=path.name)

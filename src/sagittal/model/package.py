@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +11,8 @@ from typing import Any, cast
 
 import torch
 
-from sagittal import __version__
 from sagittal.case import Case
-from sagittal.errors import ConfigError, DataError, PackageError, SagittalError, nearest
+from sagittal.errors import ConfigError, DataError, PackageError, nearest
 from sagittal.model import archive
 from sagittal.model.calibrate import Calibration, fit_calibration, link_of, to_probabilities
 from sagittal.model.conformal import Conformal, fit_conformal
@@ -22,11 +20,16 @@ from sagittal.model.device import pick_device
 from sagittal.model.gate import Gate, fit_gate
 from sagittal.model.operating import OperatingPoint, all_points, default_point
 from sagittal.model.parts import (
-    NOT_STATED,
+    Index,
     IntendedUse,
+    building,
+    check_weights,
     current_versions,
     gate_files,
+    label_of,
     member_files,
+    plain_card,
+    read_entry,
     read_gate,
     read_members,
 )
@@ -92,14 +95,9 @@ class Model:
 
     def __post_init__(self) -> None:
         count = len(self.members)
-        if not count:
-            raise PackageError("a model needs at least one network")
-        if not self.weights:
-            object.__setattr__(self, "weights", (1 / count,) * count)
+        object.__setattr__(self, "weights", check_weights(self.weights, count))
         if not self.families:
             object.__setattr__(self, "families", (0,) * count)
-        if len(self.weights) != count or abs(sum(self.weights) - 1) > 1e-6 or min(self.weights) < 0:
-            raise PackageError(f"{count} networks need as many weights, not negative, with the sum 1: {self.weights}")
         if len(self.families) != count or not set(self.families) <= set(range(len(self.plan.families))):
             raise PackageError(f"{count} networks need as many families of the plan's: {self.families}")
 
@@ -179,8 +177,7 @@ class Model:
     @property
     def label(self) -> str:
         """Name, format and checksum, as predictions carry them."""
-        seal = f", sha256 {self.checksum[:16]}" if self.checksum else ", not saved"
-        return f"{self.name} (format {archive.FORMAT}{seal})"
+        return label_of(self.name, self.checksum)
 
     @cached_property
     def task(self) -> Task:
@@ -282,16 +279,10 @@ class Model:
         if self.conformal is not None:
             files["conformal.json"] = archive.json_bytes(self.conformal.to_json())
         files |= member_files(self.members) | gate_files(self.gate)
-        index = {
-            "name": self.name,
-            "sagittal": self.versions.get("sagittal", __version__),
-            "created": self.created,
-            "task": self.plan.task,
-            "members": [{"family": f, "weight": w} for f, w in zip(self.families, self.weights, strict=True)],
-            "versions": dict(self.versions),
-            "intended_use": asdict(self.intended_use),
-        }
-        sealed, checksum = archive.with_index(files, index)
+        index = Index(
+            self.name, self.plan.task, self.created, self.weights, self.families, self.intended_use, self.versions
+        )
+        sealed, checksum = archive.with_index(files, index.to_json())
         archive.write_files(Path(path), sealed, overwrite=overwrite)
         return replace(self, checksum=checksum)
 
@@ -328,57 +319,42 @@ class Model:
             As :meth:`load` says.
         """
         place = pick_device(device)
-        try:
+        with building(where):
             return cls._from_files(files, checksum, place)
-        except PackageError as error:
-            raise PackageError(f"{where}: {error}") from error
-        except SagittalError as error:
-            raise PackageError(f"{where}: the model cannot be built: {error}") from error
 
     @classmethod
     def _from_files(cls, files: Mapping[str, bytes], checksum: str, device: torch.device) -> Model:
-        def read(name: str) -> dict[str, Any]:
-            if name not in files:
-                raise PackageError(f"the file {name!r} is missing")
-            return archive.parse_json(files[name], name)
-
-        index = archive.parse_json(files[archive.INDEX], archive.INDEX)
-        plan = Plan.from_json(read("plan.json"))
+        index, plan = Index.from_json(read_entry(files, archive.INDEX)), Plan.from_json(read_entry(files, "plan.json"))
         if plan.task in PLACE_TASKS:
             raise PackageError(f"is a model of another kind: it answers '{plan.task}'. Load it by sagittal.load_model")
         try:
-            name = str(index["name"])
-            shares = tuple(float(m["weight"]) for m in index["members"])
-            families = tuple(int(m["family"]) for m in index["members"])
-            use = IntendedUse.from_json(index["intended_use"])
-            points = tuple(OperatingPoint.from_json(p) for p in read("operating.json")["points"])
-            versions = {str(k): str(v) for k, v in index["versions"].items()}
+            points = tuple(OperatingPoint.from_json(p) for p in read_entry(files, "operating.json")["points"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, PackageError):
                 raise
-            raise PackageError(f"{archive.INDEX} or operating.json misses an entry: {error}") from error
-        networks = read_members(plan, files, families, make_task(plan).head)
+            raise PackageError(f"operating.json misses an entry: {error}") from error
+        networks = read_members(plan, files, index.families, make_task(plan).head)
         classes = len(plan.scheme.classes)
         if any(len(p.thresholds) != classes for p in points):
             raise PackageError(f"operating.json: thresholds do not fit {classes} classes")
-        conformal = Conformal.from_json(read("conformal.json")) if "conformal.json" in files else None
+        conformal = Conformal.from_json(read_entry(files, "conformal.json")) if "conformal.json" in files else None
         if conformal is not None and len(conformal.thresholds) != classes:
             raise PackageError(f"conformal.json: thresholds do not fit {classes} classes")
         return cls(
-            name=name,
+            name=index.name,
             plan=plan,
             members=tuple(cast(Network, network.to(device)) for network in networks),
-            calibration=Calibration.from_json(read("calibration.json")),
+            calibration=Calibration.from_json(read_entry(files, "calibration.json")),
             points=points,
             conformal=conformal,
-            gate=read_gate(files, len(families)),
-            weights=shares,
-            families=families,
-            intended_use=use,
-            data=read("data.json"),
+            gate=read_gate(files, len(index.families)),
+            weights=index.weights,
+            families=index.families,
+            intended_use=index.intended_use,
+            data=read_entry(files, "data.json"),
             card=files.get("README.md", b"").decode("utf-8", errors="replace"),
-            created=str(index.get("created", "")),
-            versions=versions,
+            created=index.created,
+            versions=index.versions,
             checksum=checksum,
             device=device,
         )
@@ -386,32 +362,12 @@ class Model:
 
 def short_card(model: Model) -> str:
     """The model's card in Markdown, from what the package itself knows."""
-    use, plan = model.intended_use, model.plan
-    rows = [f"| {key.replace('_', ' ')} | {_shown(value)} |" for key, value in asdict(use).items()]
-    lines = [
-        f"# {model.name}",
-        "",
-        "A classifier made with Sagittal. It is not a medical device.",
-        "",
-        "| intended use | |",
-        "|---|---|",
-        *rows,
-        "",
-        f"- networks: {len(model.members)} of {plan.network.name}, input {' x '.join(map(str, plan.prepare.size))}",
-        f"- calibration: {model.calibration.method} on {model.calibration.cases} validation cases",
-        f"- operating point: {model.operating_point.name}",
-        f"- seed: {plan.seed}",
-        f"- made {model.created} with " + ", ".join(f"{k} {v}" for k, v in model.versions.items()),
-        "",
-        "```json",
-        json.dumps(dict(model.data), indent=1, ensure_ascii=False),
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(f"{low:g} to {high:g}" for low, high in value) or NOT_STATED
-    return str(value).replace("|", "/").replace("\n", " ")
+    plan = model.plan
+    facts = (
+        f"networks: {len(model.members)} of {plan.network.name}, input {' x '.join(map(str, plan.prepare.size))}",
+        f"calibration: {model.calibration.method} on {model.calibration.cases} validation cases",
+        f"operating point: {model.operating_point.name}",
+        f"seed: {plan.seed}",
+        f"made {model.created} with " + ", ".join(f"{k} {v}" for k, v in model.versions.items()),
+    )
+    return plain_card(model.name, "A classifier", model.intended_use, facts, model.data)

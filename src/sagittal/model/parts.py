@@ -7,7 +7,7 @@ import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sagittal import __version__
-from sagittal.errors import PackageError, nearest
+from sagittal.errors import PackageError, SagittalError, nearest
 from sagittal.model import archive
 from sagittal.model.gate import Gate
 from sagittal.networks.heads import Head, build_network
@@ -125,6 +125,137 @@ def _self_contained(plan: NetworkPlan, files: Mapping[str, bytes], number: int) 
     with tempfile.TemporaryDirectory(prefix="sagittal-") as folder:
         (Path(folder) / "config.json").write_bytes(files[name])
         yield replace(plan, pretrained=f"folder:{folder}")
+
+
+def check_weights(weights: Sequence[float], networks: int) -> tuple[float, ...]:
+    """The weights of the average over networks; equal ones where none are given.
+
+    Raises
+    ------
+    PackageError
+        If there are no networks, or the weights do not fit them or do not sum to 1.
+    """
+    if not networks:
+        raise PackageError("a model needs at least one network")
+    given = tuple(weights) or (1 / networks,) * networks
+    if len(given) != networks or abs(sum(given) - 1) > 1e-6 or min(given) < 0:
+        raise PackageError(f"{networks} networks need as many weights, not negative, with the sum 1: {given}")
+    return given
+
+
+def label_of(name: str, checksum: str) -> str:
+    """Name, format and checksum of a model, as predictions carry them."""
+    seal = f", sha256 {checksum[:16]}" if checksum else ", not saved"
+    return f"{name} (format {archive.FORMAT}{seal})"
+
+
+@dataclass(frozen=True)
+class Index:
+    """What ``model.json`` says of a model beside the list of its files.
+
+    Parameters
+    ----------
+    name, task, created : str
+    weights, families : one a network
+    intended_use : IntendedUse
+    versions : mapping of str to str
+    """
+
+    name: str
+    task: str
+    created: str
+    weights: tuple[float, ...]
+    families: tuple[int, ...]
+    intended_use: IntendedUse
+    versions: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "name": self.name,
+            "sagittal": self.versions.get("sagittal", __version__),
+            "created": self.created,
+            "task": self.task,
+            "members": [{"family": f, "weight": w} for f, w in zip(self.families, self.weights, strict=True)],
+            "versions": dict(self.versions),
+            "intended_use": asdict(self.intended_use),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Index:
+        """Check and read plain values.
+
+        Raises
+        ------
+        PackageError
+            If one is missing or of the wrong kind.
+        """
+        try:
+            return cls(
+                name=str(values["name"]),
+                task=str(values.get("task", "")),
+                created=str(values.get("created", "")),
+                weights=tuple(float(m["weight"]) for m in values["members"]),
+                families=tuple(int(m["family"]) for m in values["members"]),
+                intended_use=IntendedUse.from_json(values["intended_use"]),
+                versions={str(k): str(v) for k, v in values["versions"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, PackageError):
+                raise
+            raise PackageError(f"{archive.INDEX} misses an entry: {error}") from error
+
+
+def read_entry(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    """A JSON file of a package.
+
+    Raises
+    ------
+    PackageError
+        If it is missing or damaged.
+    """
+    if name not in files:
+        raise PackageError(f"the file {name!r} is missing")
+    return archive.parse_json(files[name], name)
+
+
+@contextmanager
+def building(where: str) -> Iterator[None]:
+    """Name the package in whatever keeps its model from being built."""
+    try:
+        yield
+    except PackageError as error:
+        raise PackageError(f"{where}: {error}") from error
+    except SagittalError as error:
+        raise PackageError(f"{where}: the model cannot be built: {error}") from error
+
+
+def plain_card(name: str, kind: str, use: IntendedUse, facts: Sequence[str], data: Mapping[str, Any]) -> str:
+    """A model's card in Markdown: its kind (``A classifier``), intended use, a list of facts and its training data."""
+    rows = [f"| {key.replace('_', ' ')} | {_shown(value)} |" for key, value in asdict(use).items()]
+    lines = [
+        f"# {name}",
+        "",
+        f"{kind} made with Sagittal. It is not a medical device.",
+        "",
+        "| intended use | |",
+        "|---|---|",
+        *rows,
+        "",
+        *(f"- {fact}" for fact in facts),
+        "",
+        "```json",
+        json.dumps(dict(data), indent=1, ensure_ascii=False),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(f"{low:g} to {high:g}" for low, high in value) or NOT_STATED
+    return str(value).replace("|", "/").replace("\n", " ")
 
 
 def member_files(members: Sequence[nn.Module]) -> dict[str, bytes]:

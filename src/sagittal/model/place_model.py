@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from sagittal import __version__
 from sagittal.case import Case
-from sagittal.errors import PackageError, SagittalError
+from sagittal.errors import PackageError
 from sagittal.model import archive
 from sagittal.model.device import pick_device
 from sagittal.model.gate import Gate
-from sagittal.model.parts import IntendedUse, gate_files, member_files, read_gate, read_members
+from sagittal.model.parts import (
+    Index,
+    IntendedUse,
+    building,
+    check_weights,
+    gate_files,
+    label_of,
+    member_files,
+    plain_card,
+    read_entry,
+    read_gate,
+    read_members,
+)
 from sagittal.model.place_predictor import PlacePredictor
 from sagittal.networks.unet import DenseNetwork
 from sagittal.prediction import Failure, Prediction
@@ -76,19 +86,12 @@ class PlaceModel:
     engine: str = "auto"
 
     def __post_init__(self) -> None:
-        count = len(self.members)
-        if not count:
-            raise PackageError("a model needs at least one network")
-        if not self.weights:
-            object.__setattr__(self, "weights", (1 / count,) * count)
-        if len(self.weights) != count or abs(sum(self.weights) - 1) > 1e-6 or min(self.weights) < 0:
-            raise PackageError(f"{count} networks need as many weights, not negative, with the sum 1: {self.weights}")
+        object.__setattr__(self, "weights", check_weights(self.weights, len(self.members)))
 
     @property
     def label(self) -> str:
         """Name, format and checksum, as predictions carry them."""
-        seal = f", sha256 {self.checksum[:16]}" if self.checksum else ", not saved"
-        return f"{self.name} (format {archive.FORMAT}{seal})"
+        return label_of(self.name, self.checksum)
 
     @cached_property
     def task(self) -> PlaceTask:
@@ -160,16 +163,16 @@ class PlaceModel:
             **member_files(self.members),
             **gate_files(self.gate),
         }
-        index = {
-            "name": self.name,
-            "sagittal": self.versions.get("sagittal", __version__),
-            "created": self.created,
-            "task": self.plan.task,
-            "members": [{"family": 0, "weight": weight} for weight in self.weights],
-            "versions": dict(self.versions),
-            "intended_use": asdict(self.intended_use),
-        }
-        sealed, checksum = archive.with_index(files, index)
+        index = Index(
+            self.name,
+            self.plan.task,
+            self.created,
+            self.weights,
+            (0,) * len(self.weights),
+            self.intended_use,
+            self.versions,
+        )
+        sealed, checksum = archive.with_index(files, index.to_json())
         archive.write_files(Path(path), sealed, overwrite=overwrite)
         return replace(self, checksum=checksum)
 
@@ -199,47 +202,27 @@ class PlaceModel:
             As :meth:`load` says.
         """
         place = pick_device(device)
-        try:
+        with building(where):
             return cls._from_files(files, checksum, place)
-        except PackageError as error:
-            raise PackageError(f"{where}: {error}") from error
-        except SagittalError as error:
-            raise PackageError(f"{where}: the model cannot be built: {error}") from error
 
     @classmethod
     def _from_files(cls, files: Mapping[str, bytes], checksum: str, device: torch.device) -> PlaceModel:
-        def read(name: str) -> dict[str, Any]:
-            if name not in files:
-                raise PackageError(f"the file {name!r} is missing")
-            return archive.parse_json(files[name], name)
-
-        index, plan = read(archive.INDEX), Plan.from_json(read("plan.json"))
+        index, plan = Index.from_json(read_entry(files, archive.INDEX)), Plan.from_json(read_entry(files, "plan.json"))
         if plan.task not in PLACE_TASKS:
             raise PackageError(f"is a model of another kind: it answers '{plan.task}'. Load it by sagittal.load_model")
-        try:
-            weights = tuple(float(m["weight"]) for m in index["members"])
-            use = IntendedUse.from_json(index["intended_use"])
-            versions = {str(k): str(v) for k, v in index["versions"].items()}
-            name = str(index["name"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, PackageError):
-                raise
-            raise PackageError(f"{archive.INDEX} misses an entry: {error}") from error
-        task = make_place_task(plan)
-        networks = read_members(plan, files, (0,) * len(weights), task.head)
-        settled = read(SETTLED)
+        networks = read_members(plan, files, index.families, make_place_task(plan).head)
         return cls(
-            name=name,
+            name=index.name,
             plan=plan,
             members=tuple(cast(DenseNetwork, network.to(device)) for network in networks),
-            settled=settled,
-            weights=weights,
-            gate=read_gate(files, len(weights)),
-            intended_use=use,
-            data=read("data.json"),
+            settled=read_entry(files, SETTLED),
+            weights=index.weights,
+            gate=read_gate(files, len(index.weights)),
+            intended_use=index.intended_use,
+            data=read_entry(files, "data.json"),
             card=files.get("README.md", b"").decode("utf-8", errors="replace"),
-            created=str(index.get("created", "")),
-            versions=versions,
+            created=index.created,
+            versions=index.versions,
             checksum=checksum,
             device=device,
         )
@@ -247,31 +230,11 @@ class PlaceModel:
 
 def short_card(model: PlaceModel) -> str:
     """The model's card in Markdown, from what the package itself knows."""
-    use, plan = model.intended_use, model.plan
-    rows = [f"| {key.replace('_', ' ')} | {_shown(value)} |" for key, value in asdict(use).items()]
-    kind = "segmentation" if plan.scheme.kind == "structures" else "detection"
-    lines = [
-        f"# {model.name}",
-        "",
-        f"A {kind} model made with Sagittal. It is not a medical device.",
-        "",
-        "| intended use | |",
-        "|---|---|",
-        *rows,
-        "",
-        f"- networks: {len(model.members)} of {plan.network.name}, windows of {' x '.join(map(str, plan.prepare.size))}",
-        f"- seed: {plan.seed}",
-        f"- made {model.created} with " + ", ".join(f"{k} {v}" for k, v in model.versions.items()),
-        "",
-        "```json",
-        json.dumps(dict(model.data), indent=1, ensure_ascii=False),
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(f"{low:g} to {high:g}" for low, high in value) or "not stated"
-    return str(value).replace("|", "/").replace("\n", " ")
+    plan = model.plan
+    kind = "A segmentation model" if plan.scheme.kind == "structures" else "A detection model"
+    facts = (
+        f"networks: {len(model.members)} of {plan.network.name}, windows of {' x '.join(map(str, plan.prepare.size))}",
+        f"seed: {plan.seed}",
+        f"made {model.created} with " + ", ".join(f"{k} {v}" for k, v in model.versions.items()),
+    )
+    return plain_card(model.name, kind, model.intended_use, facts, model.data)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -33,7 +34,7 @@ SUPERVISED = 3
 ALIKE = 0.5
 
 
-class PyramidEncoder(nn.Module):
+class PyramidEncoder(nn.Module, ABC):
     """What a decoder asks of an encoder: one feature map a stage, the finest first.
 
     Attributes
@@ -50,9 +51,9 @@ class PyramidEncoder(nn.Module):
     widths: Numbers
     strides: tuple[Numbers, ...]
 
+    @abstractmethod
     def forward(self, image: Tensor) -> list[Tensor]:
         """Feature maps of an image whose size is a multiple of all strides together."""
-        raise NotImplementedError
 
 
 class ResidualEncoder(PyramidEncoder):

@@ -20,7 +20,7 @@ from sagittal.prepare.split import Splits
 from sagittal.prepare.store import open_store
 from sagittal.progress import Quiet
 from sagittal.train.lesson import ClassMaterial, Material
-from sagittal.train.members import Trainer
+from sagittal.train.members import Trained, Trainer
 from sagittal.train.place_lesson import PlaceMaterial
 from sagittal.types import Floats
 
@@ -69,6 +69,29 @@ class FabricTeam:
         """What the first process says."""
         said = self._fabric.broadcast(torch.tensor(value), src=0)
         return tuple(int(v) for v in said)
+
+
+def train_all(
+    trainer: Trainer, device: str, store: Path | None, *, targets: Floats | None = None, resume: bool
+) -> list[Trained]:
+    """Every member of a run, trained here or, where several devices are named, in one process for each of them.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        For the first device.
+    device : str
+        As :func:`split_devices` takes it.
+    store, targets
+        As of :func:`train_on`.
+    resume : bool
+    """
+    devices = split_devices(device)
+    if len(devices) == 1:
+        return trainer.run(resume=resume)
+    assert store is not None
+    train_on(devices, trainer.plan, store, targets, folder=trainer.folder, deadline=trainer.deadline, resume=resume)
+    return trainer.finished()
 
 
 def train_on(

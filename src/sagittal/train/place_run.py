@@ -31,7 +31,7 @@ from sagittal.prepare.split import Splits
 from sagittal.prepare.volumes import prepare_volume
 from sagittal.progress import Quiet, Reporter
 from sagittal.tasks.registry import make_place_task
-from sagittal.train.devices import split_devices, train_on
+from sagittal.train.devices import split_devices, train_all
 from sagittal.train.findings import Found, save_finding
 from sagittal.train.members import Trained, Trainer
 from sagittal.train.place_lesson import PlaceMaterial
@@ -44,6 +44,8 @@ _log = logging.getLogger(__name__)
 LEAST_ANSWERED = 8
 #: Part of the time kept for the end of a run that answering validation cases may take.
 ANSWER_PART = 0.6
+#: Folder of a run that holds what was found in validation cases, for as long as the run is kept.
+VALIDATION = "validation"
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +99,6 @@ def train_places(
     """
     began = time.monotonic()
     reporter = reporter or Quiet()
-    devices = split_devices(device)
     folder.mkdir(parents=True, exist_ok=True)
     splits = splits_of(dataset, plan, folder, resume)
     cases = cases_of(dataset, splits)
@@ -106,24 +107,17 @@ def train_places(
     for skip in store.skipped:
         _log.warning("left out case %s: %s", skip.case, skip.reason)
     deadline = deadline_of(plan, fingerprint, folder, began - spent_s, resume)
-    place = pick_device(devices[0])
-    material = PlaceMaterial(store)
     trainer = Trainer(
         plan,
         splits,
-        material,
+        PlaceMaterial(store),
         folder=folder,
-        device=place,
+        device=pick_device(split_devices(device)[0]),
         deadline=deadline,
         reporter=reporter,
         tensorboard=tensorboard,
     )
-    if len(devices) > 1:
-        assert store.place is not None
-        train_on(devices, plan, store.place, None, folder=folder, deadline=deadline, resume=resume)
-        trained = trainer.finished()
-    else:
-        trained = trainer.run(resume=resume)
+    trained = train_all(trainer, device, store.place, resume=resume)
     final = replace(plan, train=replace(plan.train, steps=tuple(member.schedule for member in trained)))
     model = PlaceModel(
         name=fingerprint.name,
@@ -148,9 +142,7 @@ def train_places(
     # Answering has its share of the finish whenever training came to its end; a late end is no reason to judge by few.
     share = ANSWER_PART * float(plan.expect.get("finish_s", 0.0)) if np.isfinite(deadline) else np.inf
     until = max(deadline, time.monotonic()) + share
-    found, seconds, embeddings = _answer(
-        model, trained, splits, by_id, folder / "checkpoint" / "found", until, reporter
-    )
+    found, seconds, embeddings = _answer(model, trained, splits, by_id, folder / VALIDATION, until, reporter)
     if not len(found):
         raise DataError("no case is left to judge the model by. Give more cases, or fewer folds.")
     reporter.say(f"settling how answers are used by {len(found)} cases that the networks did not learn from")
@@ -171,7 +163,7 @@ def train_places(
 
 def _for_use(member: Trained) -> DenseNetwork:
     """The network without the heads that only training sees."""
-    network = cast(DenseNetwork, member.network.cpu().eval())
+    network = cast(DenseNetwork, member.network.eval())
     network.deep = nn.ModuleList()
     return network
 

@@ -32,7 +32,7 @@ from sagittal.prepare.store import Store, build_store
 from sagittal.progress import Quiet, Reporter
 from sagittal.tasks.registry import make_task
 from sagittal.train.budget import expected_finish_s
-from sagittal.train.devices import split_devices, train_on
+from sagittal.train.devices import split_devices, train_all
 from sagittal.train.lesson import ClassMaterial
 from sagittal.train.members import Trained, Trainer, left_s, oof
 from sagittal.types import Floats
@@ -125,7 +125,6 @@ def train_model(
     """
     began = time.monotonic()
     reporter = reporter or Quiet()
-    devices = split_devices(device)
     folder.mkdir(parents=True, exist_ok=True)
     splits = splits_of(dataset, plan, folder, resume)
     cases = cases_of(dataset, splits)
@@ -141,17 +140,12 @@ def train_model(
         splits,
         ClassMaterial(store, targets),
         folder=folder,
-        device=pick_device(devices[0]),
+        device=pick_device(split_devices(device)[0]),
         deadline=deadline,
         reporter=reporter,
         tensorboard=tensorboard,
     )
-    if len(devices) > 1:
-        assert store.place is not None
-        train_on(devices, plan, store.place, targets, folder=folder, deadline=deadline, resume=resume)
-        trained = trainer.finished()
-    else:
-        trained = trainer.run(resume=resume)
+    trained = train_all(trainer, device, store.place, targets=targets, resume=resume)
     model, final, logits, judged = _package(plan, fingerprint, splits, store, trained, by_id, allowed or {})
     model = model.save(folder / "model", overwrite=True)
     final.save(folder / "plan.json")
