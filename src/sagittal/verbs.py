@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -400,8 +399,19 @@ def predict(
     ConfigError
         If a format is not known, does not fit the model, or the output is there already.
     """
+    from sagittal.write.answers import answer_requests
+
     answers: list[Prediction | Failure] = []
-    _predict(model, studies, output, batch, device, overwrite, options, reporter, keep=answers.append)
+    answer_requests(
+        _load(model, device)[1],
+        studies,
+        output,
+        keep=answers.append,
+        batch=batch,
+        overwrite=overwrite,
+        options=options or PredictOptions(),
+        reporter=reporter or Quiet(),
+    )
     return answers
 
 
@@ -417,84 +427,21 @@ def predict_rows(
     reporter: Reporter | None = None,
 ) -> list[dict[str, Any]]:
     """As :func:`predict`, with one row a study in place of the prediction: masks of many studies do not fit into memory."""
+    from sagittal.write.answers import answer_requests
     from sagittal.write.table import prediction_row
 
     rows: list[dict[str, Any]] = []
-
-    def keep(answer: Prediction | Failure) -> None:
-        rows.append(prediction_row(answer))
-
-    _predict(model, studies, output, batch, device, overwrite, options, reporter, keep=keep)
-    return rows
-
-
-def _predict(
-    model: str | Path | AnyModel,
-    studies: str | Path | Iterable[str | Path],
-    output: str | Path | None,
-    batch: int | None,
-    device: str,
-    overwrite: bool,
-    options: PredictOptions | None,
-    reporter: Reporter | None,
-    *,
-    keep: Callable[[Prediction | Failure], None],
-) -> None:
-    """Answer, keep each answer, and write what was asked for, one study after the other."""
-    from sagittal.labels import PLACE_KINDS
-    from sagittal.model.place_model import PlaceModel
-    from sagittal.read.requested import find_requested
-    from sagittal.write.result_files import check_formats, check_free, write_results
-    from sagittal.write.table import TABLES, check_table, prediction_row, write_rows
-    from sagittal.write.terminology import read_terminology
-
-    options = options or PredictOptions()
-    path = None if output is None else Path(output)
-    if path is not None and path.suffix[1:].isalpha() and not path.is_dir():
-        check_table(path)
-    _, loaded = _load(model, device)
-    if isinstance(loaded, PlaceModel):
-        loaded = replace(loaded, engine=options.engine)
-    elif options.engine != "auto":
-        raise ConfigError(f"engine '{options.engine}': a model of classes is run by torch. Leave --engine out.")
-    kind = loaded.plan.scheme.kind
-    formats = check_formats(options.formats, kind)
-    into_folder = path is not None and kind in PLACE_KINDS and path.suffix.lower() not in TABLES
-    if path is not None and not into_folder:
-        check_table(path)
-        if path.exists() and not overwrite:
-            raise ConfigError(f"{path} exists already and is kept. To replace it: --overwrite; else another -o.")
-    if formats and not into_folder:
-        raise ConfigError(f"--format {','.join(formats)} writes files: name a folder for them with -o FOLDER.")
-    terminology = None if options.terminology is None else read_terminology(options.terminology)
-    cases, failures = find_requested(
-        studies, images=loaded.plan.input.images, patterns=options.images, tilt=options.tilt
+    answer_requests(
+        _load(model, device)[1],
+        studies,
+        output,
+        keep=lambda answer: rows.append(prediction_row(answer)),
+        batch=batch,
+        overwrite=overwrite,
+        options=options or PredictOptions(),
+        reporter=reporter or Quiet(),
     )
-    if into_folder and path is not None and not overwrite:
-        check_free([case.id for case in cases], path, formats)
-    rows: list[dict[str, Any]] = []
-
-    def seen(answers: Iterable[Prediction | Failure]) -> Iterator[Prediction | Failure]:
-        for answer in answers:
-            if path is not None and not into_folder:
-                rows.append(prediction_row(answer))
-            keep(answer)
-            yield answer
-
-    given: dict[str, Any] = {"batch": batch, "reporter": reporter or Quiet()}
-    if "seg-fractional" in formats:
-        given["probability"] = True
-    answers = seen(loaded.predict_many(cases, **given))
-    if into_folder and path is not None:
-        with writable(path):
-            written = write_results(answers, cases, path, formats, overwrite=overwrite, terminology=terminology)
-        for failure in written.failures:
-            keep(failure)
-    else:
-        deque(answers, maxlen=0)
-    deque(seen(failures), maxlen=0)
-    if path is not None and not into_folder:
-        write_rows(rows, path)
+    return rows
 
 
 def explain(
@@ -539,7 +486,7 @@ def explain(
         )
     if class_name is not None and class_name not in loaded.plan.scheme.classes:
         raise ConfigError(f"the model has no class '{class_name}'. {nearest(class_name, loaded.plan.scheme.classes)}")
-    cases, failures = find_requested(studies)
+    cases, failures = find_requested(studies, images=loaded.plan.input.images)
     folder = Path(output)
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
