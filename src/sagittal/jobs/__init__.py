@@ -1,0 +1,1 @@
+"""What is to be done with a study, by which model, and the doing of it."""

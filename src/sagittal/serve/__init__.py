@@ -1,0 +1,1 @@
+"""The service: its ports, its pages and its operation."""
