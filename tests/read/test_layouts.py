@@ -223,6 +223,16 @@ def test_paths_names_stems_and_folders_find_images(tmp_path, write_png, write_se
     assert [c.image().grid.shape for c in dataset] == [(12, 9, 1), (12, 9, 1), (4, 4, 3)]
 
 
+def test_a_column_of_ids_names_the_cases_where_another_holds_the_paths(tmp_path, write_png):
+    write_png("a/scan.png")
+    write_png("b/scan.png")
+    write_png("c/scan.png")
+    table = _table(tmp_path / "t.csv", "study,where,label\nS1,a/scan.png,x\nS2,b/scan.png,y\n,c/scan.png,x\n")
+    dataset = open_dataset(tmp_path, labels=table, path_column="where", id_column="study")
+    assert [case.id for case in dataset] == ["S1", "S2", "c/scan"]
+    assert dataset.columns == ()
+
+
 def test_names_are_found_across_systems(tmp_path, write_png):
     write_png("im/Z\u0075\u0308rich.png")  # two code points, as a Mac writes it
     write_png("im/b.png")

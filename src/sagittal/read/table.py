@@ -56,13 +56,14 @@ def open_table(request: Request) -> Dataset:
     named = _image_columns(table, places, request, set(masks.masks))
     boxes = _box_columns(table, request, masks)
     with_place = bool(masks) or boxes is not None
-    taken = {*named, *masks.taken, *(boxes.names if boxes else ())}
+    taken = {*named, _called_by(table, request, named), *masks.taken, *(boxes.names if boxes else ())}
     if boxes is not None and request.target is None:
         request = replace(request, target=guess_class(table, taken))
     roles = find_roles(
         table, request, taken, labels=not with_place or (boxes is not None and request.target is not None)
     )
-    entries, skipped = _entries(table, named, places, hide=roles.patient in named, grouped=with_place)
+    called = _called_by(table, request, named)
+    entries, skipped = _entries(table, named, places, called, hide=roles.patient == called, grouped=with_place)
     if not entries:
         raise DataError(
             f"none of the {len(table[named[0]])} images that column '{named[0]}' names was found below '{root.name}'. "
@@ -134,7 +135,7 @@ def open_images(path: Path, images: Sequence[str] = ()) -> Dataset:
     request = Request(str(path.parent), labels=path)
     named = chosen if images and len(chosen) == len(images) else _image_columns(table, places, request, set())
     roles = find_roles(table, request, set(named), labels=False)
-    entries, skipped = _entries(table, named, places, hide=roles.patient in named, grouped=True)
+    entries, skipped = _entries(table, named, places, named[0], hide=roles.patient in named, grouped=True)
     renamed = list(images) if named == chosen else named
     cases = []
     for entry in entries:
@@ -156,9 +157,9 @@ class _Entry:
 
 
 def _entries(
-    table: Rows, named: Sequence[str], places: ImageIndex, *, hide: bool, grouped: bool
+    table: Rows, named: Sequence[str], places: ImageIndex, called: str, *, hide: bool, grouped: bool
 ) -> tuple[list[_Entry], list[Skipped]]:
-    """Rows with the files that they name; rows of the same files together where that is meant."""
+    """Rows with the files that they name, called by a column; rows of the same files together where that is meant."""
     cells = table[named[0]]
     skipped: list[Skipped] = []
     of_files: dict[object, list[int]] = {}
@@ -175,7 +176,7 @@ def _entries(
         key: object = files_of[row] if grouped and all(files) else cells[row] if grouped else row
         of_files.setdefault(key, []).append(row)
     groups = list(of_files.values())
-    names = _names([cells[rows[0]] for rows in groups], hide)
+    names = _names([table[called][rows[0]] or cells[rows[0]] for rows in groups], hide)
     entries = []
     for rows, name in zip(groups, names, strict=True):
         files_here = files_of[rows[0]]
@@ -289,6 +290,13 @@ def _places(request: Request) -> tuple[Path, Path]:
         raise DataError(f"'{Path(request.source).name}' needs a table of labels: give it with labels=...")
     source = Path(request.source)
     return request.labels, source if source.is_dir() else source.parent
+
+
+def _called_by(table: Rows, request: Request, named: Sequence[str]) -> str:
+    """The column that cases are called by: that of the user's ids where another holds the paths, else that of the images."""
+    if not (request.path_column and request.id_column):
+        return named[0]
+    return columns.named(table, request.id_column, "ids")
 
 
 def _image_columns(table: Rows, places: ImageIndex, request: Request, masks: set[str]) -> list[str]:
