@@ -10,6 +10,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sagittal.errors import ConfigError, ReadError, nearest, require
 from sagittal.guard.limits import MAX_INFLATED_BYTES, as_read_error, check_file
@@ -59,20 +60,27 @@ def read_table(path: Path, *, sheet: str | None = None) -> Rows:
 def _excel(path: Path, sheet: str | None) -> Rows:
     _check_workbook(path)
     openpyxl = require("openpyxl", feature="reading Excel tables", extra="excel")
-    book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
-    try:
-        names = [one.title for one in book.worksheets]
-        if sheet is not None and sheet not in names:
-            raise ConfigError(f"the workbook has no sheet '{sheet}'. {nearest(sheet, names)}")
-        if not names:
-            raise ReadError("table: the workbook has no sheet of cells")
-        chosen = book[sheet if sheet is not None else names[0]]
-        # A declared size may be a lie in either direction: rows are taken as they come.
-        chosen.reset_dimensions()
-        lines = ([_text(cell) for cell in line] for line in chosen.iter_rows(values_only=True))
-        return _columns(line for line in lines if any(cell.strip() for cell in line))
-    finally:
-        book.close()
+    # Opened here: of a workbook that turns out to be damaged, openpyxl leaves the file open.
+    with path.open("rb") as file:
+        book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
+        try:
+            return _sheet(book, sheet)
+        finally:
+            book.close()
+
+
+def _sheet(book: Any, sheet: str | None) -> Rows:
+    """The cells of a sheet, the first where none is named."""
+    names = [one.title for one in book.worksheets]
+    if sheet is not None and sheet not in names:
+        raise ConfigError(f"the workbook has no sheet '{sheet}'. {nearest(sheet, names)}")
+    if not names:
+        raise ReadError("table: the workbook has no sheet of cells")
+    chosen = book[sheet if sheet is not None else names[0]]
+    # A declared size may be a lie in either direction: rows are taken as they come.
+    chosen.reset_dimensions()
+    lines = ([_text(cell) for cell in line] for line in chosen.iter_rows(values_only=True))
+    return _columns(line for line in lines if any(cell.strip() for cell in line))
 
 
 def _check_workbook(path: Path) -> None:
