@@ -119,6 +119,7 @@ instances = Table(
     Column("checked_at", Float),  # the last time that its hash was compared
     Column("damage", String(16), nullable=False, default=""),  # missing, altered
     Index(None, "checked_at"),
+    Index(None, "path"),  # which files of a folder have rows
 )
 
 #: Other bytes under a UID that is there already: both are kept, and an administrator is shown the pair.
@@ -315,7 +316,7 @@ links = Table(
     "links",
     metadata,
     Column("sha256", String(64), primary_key=True),
-    Column("purpose", String(16), nullable=False),  # first-administrator, set-password
+    Column("purpose", String(32), nullable=False),  # first-administrator, set-password
     Column("user_id", ForeignKey("users.id")),
     Column("expires_at", Float, nullable=False),
     Column("used_at", Float),
