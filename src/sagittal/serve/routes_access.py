@@ -1,0 +1,421 @@
+"""Coming in and going out: passwords, one-time links, the identity provider, users and tokens."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import RedirectResponse
+
+from sagittal.errors import ConfigError, ServeError
+from sagittal.protect.links import find_link, make_link, use_link
+from sagittal.protect.oidc import Refusal, admit
+from sagittal.protect.sessions import end_session, start_session
+from sagittal.protect.tokens import Token, list_tokens, make_token, revoke_token
+from sagittal.protect.users import User, add_user, change_user, find_user, list_users, log_in, plain_name
+from sagittal.serve.config import LANGUAGES
+from sagittal.serve.security import (
+    SAFE,
+    AnyUser,
+    Caller,
+    address_of,
+    allow,
+    anyone,
+    read_cookie,
+    session_cookie,
+    set_cookie,
+)
+
+if TYPE_CHECKING:
+    from sagittal.serve.service import Service
+
+router = APIRouter(prefix="/api", tags=["access"])
+
+_OIDC_S = 600
+Key = Annotated[int, Path(ge=1, lt=2**63)]
+Secret = Annotated[str, Path(min_length=20, max_length=100, pattern=r"^[\w-]+$")]
+Manager = Annotated[Caller, Depends(allow("users"))]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Login(_Body):
+    """A name and its password."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    password: Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class NewPassword(_Body):
+    """What a one-time link takes: a password, and a name where it makes the first administrator."""
+
+    name: Annotated[str, Field(max_length=128)] = ""
+    password: Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class ChangedSelf(_Body):
+    """What users change of themselves."""
+
+    language: Annotated[str, Field(max_length=8)] | None = None
+    password: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    old_password: Annotated[str, Field(max_length=256)] = ""
+
+
+class NewUser(_Body):
+    """A user to be."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    role: Annotated[str, Field(max_length=16)]
+    language: Annotated[str, Field(max_length=8)] = ""
+
+
+class ChangedUser(_Body):
+    """What an administrator changes of a user."""
+
+    role: Annotated[str, Field(max_length=16)] | None = None
+    active: bool | None = None
+    language: Annotated[str, Field(max_length=8)] | None = None
+    link: bool = False
+
+
+class NewToken(_Body):
+    """A token to be; of oneself, or of another user where one may."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    days: Annotated[float, Field(gt=0, le=3660)] | None = None
+    user_id: Annotated[int, Field(ge=1, lt=2**63)] | None = None
+
+
+# Oneself --------------------------------------------------------------------------------------------------------------
+
+
+@router.post("/login", dependencies=[Depends(anyone)])
+def login(request: Request, response: Response, body: Login) -> dict[str, Any]:
+    """Begin a session with name and password."""
+    service = _same_site(request)
+    address, name = address_of(request), plain_name(body.name)
+    for rate, key in ((service.rates.names, name), (service.rates.addresses, address)):
+        wait_s = rate.take(key)
+        if wait_s > 0:
+            service.metrics.login("password", "limited")
+            raise HTTPException(429, "too many tries; wait a while", {"Retry-After": str(int(wait_s) + 1)})
+    user = log_in(service.db, name, body.password)
+    if user is None:
+        # The name is not kept: people type passwords there.
+        service.audit.record("nobody", "login", address=address, outcome="refused", details={"way": "password"})
+        service.metrics.login("password", "refused")
+        raise HTTPException(401, "name or password are not right")
+    service.rates.names.forgive(name)
+    service.rates.addresses.forgive(address)
+    return _enter(service, request, response, user, "password")
+
+
+@router.post("/logout")
+def logout(request: Request, response: Response, caller: AnyUser) -> dict[str, str]:
+    """End the session."""
+    service: Service = request.app.state.service
+    cookie = session_cookie(request.scope, request.headers)
+    if cookie:
+        end_session(service.db, cookie)
+    set_cookie(request.scope, response.headers, "", lasts_s=0)
+    service.audit.record(caller.name, "logout", role=caller.role, address=caller.address)
+    return {"status": "done"}
+
+
+@router.get("/me")
+def me(request: Request, caller: AnyUser) -> dict[str, Any]:
+    """Who one is and what one may; the CSRF token that a session's requests must send in ``X-CSRF-Token``."""
+    service: Service = request.app.state.service
+    return {
+        "name": caller.name,
+        "role": caller.role,
+        "permissions": sorted(caller.permissions),
+        "language": caller.language or service.config.server.language,
+        "csrf": caller.csrf,
+    }
+
+
+@router.patch("/me")
+def change_me(request: Request, response: Response, caller: AnyUser, body: ChangedSelf) -> dict[str, Any]:
+    """Change one's language or password; a new password takes the old one, and ends all other sessions."""
+    service: Service = request.app.state.service
+    user = _known(service, caller.user_id or 0)
+    _check_language(body.language)
+    if body.password is not None:
+        if caller.via != "session":
+            raise HTTPException(403, "a password is changed by who is logged in, not by a token")
+        wait_s = service.rates.names.take(user.name)
+        if wait_s > 0:
+            raise HTTPException(429, "too many tries; wait a while", {"Retry-After": str(int(wait_s) + 1)})
+        if user.issuer:
+            raise HTTPException(400, "this user comes by the identity provider and has no password here")
+        if log_in(service.db, user.name, body.old_password) is None:
+            raise HTTPException(403, "the old password is not right")
+        service.rates.names.forgive(user.name)
+    changed = change_user(service.db, user.id, language=body.language, password=body.password)
+    if body.password is not None:
+        service.audit.record(
+            caller.name, "users", role=caller.role, address=caller.address, details={"user": user.id, "password": "new"}
+        )
+        return _enter(service, request, response, changed, "password")
+    return {"status": "done"}
+
+
+def _enter(service: Service, request: Request, response: Response, user: User, way: str) -> dict[str, Any]:
+    """Begin a session, and say so in the trail."""
+    access = service.config.access
+    service.audit.record(user.name, "login", role=user.role, address=address_of(request), details={"way": way})
+    previous = session_cookie(request.scope, request.headers)
+    secret, csrf = start_session(service.db, user.id, most_s=access.session_most_s, previous=previous)
+    set_cookie(request.scope, response.headers, secret, lasts_s=int(access.session_most_s))
+    service.metrics.login(way, "done")
+    return {
+        "name": user.name,
+        "role": user.role,
+        "permissions": sorted(user.permissions),
+        "language": user.language or service.config.server.language,
+        "csrf": csrf,
+    }
+
+
+def _same_site(request: Request) -> Service:
+    """Refuse a login that another site sends: it would put its own user into this browser."""
+    if request.method not in SAFE and request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        raise HTTPException(403, "the request came from another site")
+    service: Service = request.app.state.service
+    return service
+
+
+# One-time links -------------------------------------------------------------------------------------------------------
+
+
+@router.get("/links/{secret}", dependencies=[Depends(anyone)])
+def show_link(request: Request, secret: Secret) -> dict[str, str]:
+    """What a link is for; 404 where it was used, is over or never was."""
+    service = _limited(request)
+    link = find_link(service.db, secret)
+    if link is None:
+        service.rates.strangers.take(address_of(request))
+        raise HTTPException(404, "this link was used, is over or was never made; ask an administrator for a new one")
+    return {"purpose": link.purpose, "name": link.user.name if link.user else ""}
+
+
+@router.post("/links/{secret}", dependencies=[Depends(anyone)])
+def follow_link(request: Request, response: Response, secret: Secret, body: NewPassword) -> dict[str, Any]:
+    """Choose a password, and come in."""
+    _same_site(request)
+    service = _limited(request)
+    link = find_link(service.db, secret)
+    if link is None:
+        service.rates.strangers.take(address_of(request))
+        raise HTTPException(404, "this link was used, is over or was never made; ask an administrator for a new one")
+    user = use_link(service.db, secret, body.password, body.name)
+    service.audit.record(
+        user.name, "users", role=user.role, address=address_of(request), details={"link": link.purpose, "user": user.id}
+    )
+    return _enter(service, request, response, user, "link")
+
+
+def _limited(request: Request) -> Service:
+    service: Service = request.app.state.service
+    if service.rates.strangers.wait_s(address_of(request)) > 0:
+        raise HTTPException(429, "too many tries; wait a while", {"Retry-After": "60"})
+    return service
+
+
+# The identity provider ------------------------------------------------------------------------------------------------
+
+
+@router.get("/oidc/start", dependencies=[Depends(anyone)])
+def oidc_start(request: Request) -> Response:
+    """Send the browser to the identity provider of the hospital."""
+    service = _limited(request)
+    if service.oidc is None:
+        raise HTTPException(404, "no identity provider is configured")
+    try:
+        address, secret = service.oidc.start(_back(service))
+    except ServeError as error:
+        raise HTTPException(503, "the identity provider does not answer") from error
+    response = RedirectResponse(address, 303)
+    set_cookie(request.scope, response.headers, secret, "sagittal-oidc", lasts_s=_OIDC_S)
+    return response
+
+
+@router.get("/oidc/back", dependencies=[Depends(anyone)])
+async def oidc_back(
+    request: Request,
+    code: Annotated[str, Query(max_length=4096)] = "",
+    state: Annotated[str, Query(max_length=256)] = "",
+    iss: Annotated[str | None, Query(max_length=512)] = None,
+    error: Annotated[str | None, Query(max_length=256)] = None,
+) -> Response:
+    """Where the identity provider sends the browser back to; begins a session, and goes to the first page."""
+    service = _limited(request)
+    if service.oidc is None:
+        raise HTTPException(404, "no identity provider is configured")
+    answer = {"code": code, "state": state}
+    answer |= {key: value for key, value in (("iss", iss), ("error", error)) if value is not None}
+    response = RedirectResponse("/", 303)
+    set_cookie(request.scope, response.headers, "", "sagittal-oidc", lasts_s=0)
+    cookie = read_cookie(request.scope, request.headers, "sagittal-oidc")
+    return await run_in_threadpool(_admit, service, request, response, answer, cookie)
+
+
+def _admit(service: Service, request: Request, response: Response, answer: dict[str, str], cookie: str) -> Response:
+    address = address_of(request)
+    try:
+        if service.oidc is None:
+            raise Refusal("no identity provider is configured")
+        user = admit(service.db, service.oidc.finish(answer, cookie, _back(service)))
+    except Refusal as refusal:
+        service.rates.strangers.take(address)
+        service.audit.record(
+            "nobody", "login", address=address, outcome="refused", details={"way": "oidc", "reason": str(refusal)}
+        )
+        service.metrics.login("oidc", "refused")
+        raise HTTPException(403, "the identity provider's answer lets nobody in; ask an administrator") from refusal
+    except ServeError as trouble:
+        raise HTTPException(503, "the identity provider does not answer") from trouble
+    _enter(service, request, response, user, "oidc")
+    return response
+
+
+def _back(service: Service) -> str:
+    return service.config.server.public_url.rstrip("/") + "/api/oidc/back"
+
+
+# Users ----------------------------------------------------------------------------------------------------------------
+
+
+@router.get("/users")
+def users(request: Request, caller: Manager) -> dict[str, Any]:
+    """Every user."""
+    return {"users": [_shown(user) for user in list_users(request.app.state.service.db)]}
+
+
+@router.post("/users", status_code=201)
+def new_user(request: Request, caller: Manager, body: NewUser) -> dict[str, Any]:
+    """Add a user; the answer holds a link, told this once, by which the user chooses a password."""
+    service: Service = request.app.state.service
+    _check_language(body.language)
+    user = add_user(service.db, body.name, body.role, language=body.language)
+    link = None if user.role == "machine" else make_link(service.db, user.id)
+    _note(service, caller, {"user": user.id, "added": user.role})
+    return {**_shown(user), "link": link}
+
+
+@router.patch("/users/{user_id}")
+def edit_user(request: Request, caller: Manager, user_id: Key, body: ChangedUser) -> dict[str, Any]:
+    """Change a user's role or language, put it out of use or back, or make a new link for its password."""
+    service: Service = request.app.state.service
+    user = _known(service, user_id)
+    _check_language(body.language)
+    changed = change_user(service.db, user.id, role=body.role, active=body.active, language=body.language)
+    done = {
+        key: value for key, value in body.model_dump(exclude_none=True).items() if value is not False or key == "active"
+    }
+    _note(service, caller, {"user": user.id, **done})
+    return {**_shown(changed), "link": make_link(service.db, user.id) if body.link else None}
+
+
+@router.delete("/users/{user_id}")
+def remove_user(request: Request, caller: Manager, user_id: Key) -> dict[str, Any]:
+    """Put a user out of use: sessions and tokens end. The name stays, for reviews and the trail refer to it."""
+    service: Service = request.app.state.service
+    user = _known(service, user_id)
+    changed = change_user(service.db, user.id, active=False)
+    _note(service, caller, {"user": user.id, "active": False})
+    return _shown(changed)
+
+
+# Tokens ---------------------------------------------------------------------------------------------------------------
+
+
+@router.get("/tokens")
+def tokens(request: Request, caller: AnyUser) -> dict[str, Any]:
+    """One's own tokens; everyone's for who may manage users."""
+    service: Service = request.app.state.service
+    whose = None if caller.may("users") else caller.user_id
+    names = {user.id: user.name for user in list_users(service.db)} if whose is None else {caller.user_id: caller.name}
+    return {"tokens": [{**_token(one), "user": names.get(one.user_id, "")} for one in list_tokens(service.db, whose)]}
+
+
+@router.post("/tokens", status_code=201)
+def new_token(request: Request, caller: AnyUser, body: NewToken) -> dict[str, Any]:
+    """Make a token; it is told this once."""
+    service: Service = request.app.state.service
+    owner = body.user_id or caller.user_id or 0
+    if caller.via != "session" and not caller.may("users"):
+        raise HTTPException(403, "a token is made by who is logged in, not by another token")
+    if owner != caller.user_id and not caller.may("users"):
+        raise HTTPException(403, "only who may manage users makes tokens for others")
+    user = _known(service, owner)
+    if not user.active:
+        raise ConfigError("this user is not in use")
+    secret, token = make_token(service.db, user.id, body.name, lasts_s=None if body.days is None else body.days * 86400)
+    _note(service, caller, {"user": user.id, "token": token.id})
+    return {**_token(token), "user": user.name, "token": secret}
+
+
+@router.delete("/tokens/{token_id}")
+def end_token(request: Request, caller: AnyUser, token_id: Key) -> dict[str, str]:
+    """Revoke a token: one's own, or anyone's for who may manage users."""
+    service: Service = request.app.state.service
+    if not revoke_token(service.db, token_id, None if caller.may("users") else caller.user_id):
+        raise HTTPException(404, "there is no such token in use")
+    _note(service, caller, {"token": token_id, "revoked": True})
+    return {"status": "done"}
+
+
+def _known(service: Service, user_id: int) -> User:
+    user = find_user(service.db, user_id)
+    if user is None:
+        raise HTTPException(404, "there is no such user")
+    return user
+
+
+def _check_language(language: str | None) -> None:
+    if language and language not in LANGUAGES:
+        raise HTTPException(400, f"the languages are {', '.join(LANGUAGES)}")
+
+
+def _note(service: Service, caller: Caller, details: dict[str, Any]) -> None:
+    service.audit.record(caller.name, "users", role=caller.role, address=caller.address, details=details)
+
+
+def _shown(user: User) -> dict[str, Any]:
+    return {
+        "id": user.id,
+        "name": user.name,
+        "role": user.role,
+        "language": user.language,
+        "active": user.active,
+        "has_password": user.has_password,
+        "by_provider": bool(user.issuer),
+        "created_at": _iso(user.created_at),
+    }
+
+
+def _token(token: Token) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "user_id": token.user_id,
+        "name": token.name,
+        "created_at": _iso(token.created_at),
+        "expires_at": _iso(token.expires_at),
+        "used_at": _iso(token.used_at),
+        "revoked_at": _iso(token.revoked_at),
+    }
+
+
+def _iso(seconds: float | None) -> str | None:
+    return (
+        None
+        if seconds is None
+        else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    )
