@@ -1,0 +1,736 @@
+"""The DICOM node against real senders and against a socket that breaks the rules."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import sqlalchemy as sa
+from pydicom.uid import generate_uid
+
+from sagittal.archive.archive import Archive, Limits
+from sagittal.archive.refused import ArchiveFull
+from sagittal.database.connect import Database
+from sagittal.database.events import open_events
+from sagittal.database.schema import audit, conflicts, instances, refusals
+from sagittal.errors import ConfigError, ServeError
+from sagittal.protect.audit import Audit
+from sagittal.serve.callers import Peer as Known
+from sagittal.serve.config import Dicom
+from sagittal.serve.dicom_node import DicomNode
+from sagittal.serve.upper_layer import WireLimits
+
+FOLDER = Path(__file__).resolve().parents[2] / "fuzz"
+sys.path.insert(0, str(FOLDER))
+import dicom_peer  # noqa: E402
+from dicom_peer import CT, ECHO, EXPLICIT, IMPLICIT, VERIFICATION, Peer, bare_data_set, context  # noqa: E402
+
+sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    db = Database.open(f"sqlite:///{tmp_path / 'sagittal.db'}")
+    yield Archive(db, tmp_path / "archive", Limits(disk_reserve=0))
+    db.close()
+
+
+@pytest.fixture
+def start(archive: Archive) -> Iterator[Callable[..., DicomNode]]:
+    """Starts a node; options of ``[dicom]`` and of the node by name."""
+    nodes: list[DicomNode] = []
+
+    def start(wire: WireLimits | None = None, **fields: Any) -> DicomNode:
+        own = {name: fields.pop(name) for name in ("audit", "on_committed", "on_report") if name in fields}
+        node = DicomNode(Dicom(port=0, **fields), archive, wire=wire, **own)
+        node.start()
+        nodes.append(node)
+        return node
+
+    yield start
+    for node in nodes:
+        node.stop(0.0)
+
+
+@pytest.fixture
+def ct(tmp_path: Path, make_slice: Callable[..., Path]) -> Path:
+    """A CT slice in a file."""
+    return make_slice()
+
+
+@pytest.fixture
+def make_slice(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a CT slice of noise; the same bytes for the same number."""
+
+    def make(number: int = 0, *, size: int = 64, uid: str = "", folder: str = "sent") -> Path:
+        source = pydicom.dcmread(pydicom.data.get_testdata_file("CT_small.dcm"))
+        pixels = np.random.default_rng(number).integers(0, 2000, (size, size), np.int16)
+        source.Rows = source.Columns = size
+        source.PixelData = pixels.tobytes()
+        source.SOPInstanceUID = source.file_meta.MediaStorageSOPInstanceUID = uid or f"1.2.826.0.1.77.{number + 1}"
+        source.PatientName, source.PatientID = "Secret^Name", "SECRET-ID"
+        path = tmp_path / folder / f"{number}.dcm"
+        path.parent.mkdir(exist_ok=True)
+        source.save_as(path)
+        return path
+
+    return make
+
+
+def rows(archive: Archive, table: sa.Table = instances) -> list[Any]:
+    with archive.db.read() as c:
+        return list(c.execute(sa.select(table)).mappings())
+
+
+def stored_data_set(archive: Archive, row: Any) -> bytes:
+    return bare_data_set(archive.path_of(row["path"]))[0]
+
+
+def call(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a tool of dcmtk."""
+    program = shutil.which(name)
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"{name} is missing: apt-get install dcmtk")
+        pytest.skip(f"{name} is not installed (Debian package dcmtk)")
+    return subprocess.run(
+        [program, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=os.environ | {"TCP_NODELAY": "1"},
+    )
+
+
+# Real senders ---------------------------------------------------------------------------------------------------------
+
+
+def test_echoscu_is_answered(start: Callable[..., DicomNode]) -> None:
+    node = start()
+    result = call("echoscu", "-v", "-aec", "SAGITTAL", "127.0.0.1", str(node.port))
+    assert result.returncode == 0, result.stderr
+    assert "Received Echo Response (Success)" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("tool", ["storescu", "dcmsend"])
+def test_dcmtk_sends_whole_objects(
+    tool: str, start: Callable[..., DicomNode], archive: Archive, make_slice: Callable[..., Path]
+) -> None:
+    node = start()
+    paths = [make_slice(k, size=300) for k in range(5)]
+    result = call(tool, "-aec", "SAGITTAL", "127.0.0.1", str(node.port), *map(str, paths))
+    assert result.returncode == 0, result.stdout + result.stderr
+    kept = {row["sop_instance_uid"]: pydicom.dcmread(archive.path_of(row["path"])) for row in rows(archive)}
+    assert len(kept) == 5
+    for path in paths:  # element by element: these tools encode a data set anew
+        sent = pydicom.dcmread(path)
+        assert kept[sent.SOPInstanceUID].PixelData == sent.PixelData
+        assert list(kept[sent.SOPInstanceUID]) == [e for e in sent if e.tag.group != 0xFFFC]  # padding
+
+
+def test_every_transfer_syntax_arrives_byte_for_byte(start: Callable[..., DicomNode], archive: Archive) -> None:
+    from pynetdicom import AE
+
+    node = start()
+    objects: dict[str, tuple[Path, str, str, str]] = {}
+    for path in sorted((Path(pydicom.data.__file__).parent / "test_files").rglob("*.dcm")):
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True)
+            _, sop_class, uid, syntax = bare_data_set(path)
+        except Exception:  # files that are broken on purpose, or not part 10
+            continue
+        if header.get("SOPInstanceUID") == uid and header.get("StudyInstanceUID") and header.get("SeriesInstanceUID"):
+            objects.setdefault(syntax, (path, sop_class, uid, syntax))
+    assert len(objects) >= 10
+    refused = objects.pop("1.2.840.10008.1.2.1.99", None)
+    assert refused is not None
+    arrived = set()
+    for syntax, (path, sop_class, uid, _) in objects.items():
+        with Peer(node.port) as peer:
+            assert peer.associate(context(1, sop_class, (syntax,)))
+            if peer.accepted[1][0] != 0:
+                pytest.fail(f"{syntax} was not accepted")
+            status = peer.store(1, bare_data_set(path)[0], uid, sop_class=sop_class)
+            assert status == 0, f"{path.name}: {status:04X}"
+            arrived.add(uid)
+    for row in rows(archive):
+        path = objects[row["transfer_syntax_uid"]][0]
+        assert stored_data_set(archive, row) == bare_data_set(path)[0]
+    assert {row["sop_instance_uid"] for row in rows(archive)} == arrived
+    entity = AE()
+    entity.add_requested_context(refused[1], "1.2.840.10008.1.2.1.99")
+    association = entity.associate("127.0.0.1", node.port, ae_title="SAGITTAL")
+    assert [c.result for c in association.rejected_contexts] == [4]
+    association.release()
+
+
+def test_the_file_that_is_written_can_be_read(start: Callable[..., DicomNode], archive: Archive, ct: Path) -> None:
+    node = start()
+    data, sop_class, uid, syntax = bare_data_set(ct)
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, sop_class, (syntax,)), calling="SENDER")
+        assert peer.store(1, data, uid) == 0
+        assert peer.release()
+    header = pydicom.dcmread(archive.path_of(rows(archive)[0]["path"]))
+    assert header.file_meta.SourceApplicationEntityTitle == "SENDER"
+    assert header.file_meta.MediaStorageSOPInstanceUID == uid
+    assert header.pixel_array.shape == (64, 64)
+
+
+@pytest.mark.parametrize("size", [16, 17, 1000, 65537, 131072])
+def test_chunks_of_any_size_make_the_same_file(
+    size: int, start: Callable[..., DicomNode], archive: Archive, make_slice: Callable[..., Path]
+) -> None:
+    node = start()
+    path = make_slice(size=20 if size < 100 else 400)
+    data, sop_class, uid, syntax = bare_data_set(path)
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, sop_class, (syntax,)))
+        assert peer.store(1, data, uid, size=size) == 0
+    assert hashlib.sha256(stored_data_set(archive, rows(archive)[0])).digest() == hashlib.sha256(data).digest()
+
+
+def test_a_command_may_come_in_pieces_and_with_its_data(
+    start: Callable[..., DicomNode], archive: Archive, ct: Path
+) -> None:
+    node = start()
+    data, sop_class, uid, syntax = bare_data_set(ct)
+    asked = dicom_peer.store_command(uid)
+    values = b"".join(
+        struct.pack(">IBB", len(piece) + 2, 1, header) + piece
+        for header, piece in ((1, asked[:20]), (1, b""), (3, asked[20:]), (0, data[:100]), (2, data[100:]))
+    )
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, sop_class, (syntax,)))
+        whole = dicom_peer.unit(4, values)
+        for at in range(0, len(whole), 997):  # and the units in pieces of TCP
+            peer.send(whole[at : at + 997])
+        assert peer.status() == 0
+    assert stored_data_set(archive, rows(archive)[0]) == data
+
+
+# What is answered -----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_again_and_a_conflict_are_success(
+    start: Callable[..., DicomNode], archive: Archive, make_slice: Callable[..., Path]
+) -> None:
+    node = start()
+    first = bare_data_set(make_slice(1, uid="1.2.3.9"))
+    other = bare_data_set(make_slice(2, uid="1.2.3.9"))
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, CT, (EXPLICIT,)))
+        assert [peer.store(1, d[0], "1.2.3.9") for d in (first, first, other)] == [0, 0, 0]
+    assert len(rows(archive)) == 1
+    assert stored_data_set(archive, rows(archive)[0]) == first[0]
+    assert stored_data_set(archive, rows(archive, conflicts)[0]) == other[0]
+
+
+@pytest.mark.parametrize(
+    ("uid", "status"),
+    [
+        ("..", 0x117),
+        ("../x", 0x117),
+        ("a/b", 0x117),
+        ("1.2\0.3", 0x117),
+        ("1" * 65, 0x117),
+        ("", 0x117),
+        ("1.2.3", 0xA900),
+    ],
+)
+def test_uids_that_are_none_or_not_the_objects_are_refused(
+    uid: str, status: int, start: Callable[..., DicomNode], archive: Archive, ct: Path
+) -> None:
+    node = start()
+    data = bare_data_set(ct)[0]
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, CT, (EXPLICIT,)))
+        assert peer.store(1, data, uid) == status
+        assert peer.store(1, data, bare_data_set(ct)[2]) == 0  # and the association goes on
+    assert len(rows(archive)) == 1
+    assert len(rows(archive, refusals)) == 1
+    assert not [p for p in archive.folder.rglob("*") if p.is_file() and (p.name == "x" or p.suffix == ".part")]
+
+
+def test_other_classes_than_the_contexts_are_refused(start: Callable[..., DicomNode], ct: Path) -> None:
+    node = start()
+    data, _, uid, syntax = bare_data_set(ct)
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, "1.2.840.10008.5.1.4.1.1.4", (syntax,)), context(3, VERIFICATION))
+        assert peer.store(1, data, uid) == 0x122
+        assert peer.store(1, data, uid, sop_class="1.2.840.10008.5.1.4.1.1.4") == 0xA900
+        assert peer.store(3, data, uid, sop_class=VERIFICATION) == 0x122
+
+
+def test_what_is_no_data_set_is_not_understood(start: Callable[..., DicomNode], archive: Archive) -> None:
+    node = start()
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, CT, (EXPLICIT,)))
+        assert peer.store(1, b"\x08\x00\x16\x00UI\xff\xff" + b"1" * 500, "1.2.3") >> 12 == 0xC
+    assert not rows(archive)
+    assert not list((archive.folder / "incoming").iterdir())
+
+
+def test_an_object_over_the_limit_is_refused_and_the_next_is_taken(
+    start: Callable[..., DicomNode], archive: Archive, make_slice: Callable[..., Path]
+) -> None:
+    node = start(most_object_bytes=100_000)
+    large, small = bare_data_set(make_slice(1, size=600)), bare_data_set(make_slice(2, size=16))
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, CT, (EXPLICIT,)))
+        assert peer.store(1, large[0], large[2]) == 0xC002
+        assert peer.store(1, small[0], small[2]) == 0
+    assert [row["code"] for row in rows(archive, refusals)] == ["too-large"]
+
+
+def test_a_full_disk_is_answered_and_nothing_is_lost(
+    start: Callable[..., DicomNode], archive: Archive, make_slice: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = start()
+    one, two = bare_data_set(make_slice(1)), bare_data_set(make_slice(2))
+
+    def full(_more: int) -> None:
+        raise ArchiveFull("no room")
+
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, CT, (EXPLICIT,)))
+        assert peer.store(1, one[0], one[2]) == 0
+        with monkeypatch.context() as patch:
+            patch.setattr(archive, "check_space", full)
+            assert peer.store(1, two[0], two[2]) == 0xA700
+        assert peer.store(1, two[0], two[2]) == 0
+    assert len(rows(archive)) == 2
+
+
+def test_a_fault_of_ours_is_answered_with_an_id_and_no_text(
+    start: Callable[..., DicomNode], archive: Archive, ct: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    node = start()
+    data, _, uid, _ = bare_data_set(ct)
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("Secret^Name")
+
+    monkeypatch.setattr(archive, "keep", broken)
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, CT, (EXPLICIT,)))
+        peer.send(dicom_peer.data(1, 3, dicom_peer.store_command(uid)) + dicom_peer.data_units(1, data, 16384))
+        answer = peer.elements()
+    assert answer[0x900] == b"\x10\x01"
+    name = answer[0x902].decode().split()[-1]
+    assert name in caplog.text
+    assert "Secret" not in caplog.text + answer[0x902].decode()
+
+
+def test_answers_name_what_they_answer(start: Callable[..., DicomNode], ct: Path) -> None:
+    node = start()
+    data, _, uid, _ = bare_data_set(ct)
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, CT, (EXPLICIT,)), context(3, VERIFICATION))
+        peer.send(dicom_peer.data(1, 3, dicom_peer.store_command(uid, message=4711)))
+        peer.send(dicom_peer.data_units(1, data, 16384))
+        answer = peer.elements()
+        assert struct.unpack("<HHHH", answer[0x100] + answer[0x120] + answer[0x800] + answer[0x900]) == (
+            *(0x8001, 4711, 0x101, 0),
+        )
+        assert answer[2].rstrip(b"\0").decode() == CT
+        assert answer[0x1000].rstrip(b"\0").decode() == uid
+        length = struct.unpack("<I", answer.pop(0))[0]
+        assert length == sum(8 + len(value) for value in answer.values())
+        peer.send(dicom_peer.data(3, 3, ECHO))
+        assert peer.elements()[0x100] == struct.pack("<H", 0x8030)
+
+
+def test_unknown_operations_are_answered_and_cancel_is_not(start: Callable[..., DicomNode]) -> None:
+    node = start()
+    find = dicom_peer.command(
+        dicom_peer.element(2, b"1.2.3"),
+        dicom_peer.short(0x100, 0x20),
+        dicom_peer.short(0x110, 5),
+        dicom_peer.short(0x800, 1),
+    )
+    cancel = dicom_peer.command(
+        dicom_peer.short(0x100, 0xFFF), dicom_peer.short(0x120, 5), dicom_peer.short(0x800, 0x101)
+    )
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, VERIFICATION))
+        peer.send(dicom_peer.data(1, 3, find) + dicom_peer.data(1, 2, b"\0" * 10))
+        assert peer.status() == 0x211
+        peer.send(dicom_peer.data(1, 3, cancel) + dicom_peer.data(1, 3, ECHO))
+        assert peer.status() == 0
+
+
+# Who may call ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "answer"),
+    [
+        ({"called": "OTHER"}, "00010107"),
+        ({"calling": "STRANGER"}, "00010103"),
+        ({"calling": "../secret"}, "00010103"),
+        ({"calling": ""}, "00010103"),
+        ({"application": "1.2.3"}, "00010102"),
+        ({"version": 2}, "00010202"),
+    ],
+)
+def test_strangers_are_refused_with_the_reason(
+    fields: dict[str, Any], answer: str, start: Callable[..., DicomNode], archive: Archive
+) -> None:
+    node = start(peers=(Known("TEST", "127.0.0.0/8"), Known("STRANGER", "10.9.8.7")), audit=Audit(archive.db))
+    with Peer(node.port) as peer:
+        assert not peer.associate(context(1, VERIFICATION), **fields)
+        assert peer.answer.hex() == answer
+        assert peer.read(1) == b""
+    assert [event.code for event in open_events(archive.db)] == ["dicom-refused"]
+    assert [row["outcome"] for row in rows(archive, audit)] == ["refused"]
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, VERIFICATION))
+
+
+def test_without_a_list_only_this_machine_may_call() -> None:
+    from sagittal.serve.callers import Callers
+
+    nobody = Callers("SAGITTAL")
+    assert nobody.knows("ANY", "127.0.0.1")
+    assert nobody.knows("ANY", "::1")
+    assert not nobody.knows("ANY", "192.168.1.5")
+    named = Callers("SAGITTAL", [Known("CT1", "10.3.0.0/16"), Known("MR1", "::1")])
+    assert named.knows("CT1", "10.3.7.1")
+    assert named.knows("CT1", "::ffff:10.3.7.1")
+    assert not named.knows("CT1", "10.4.7.1")
+    assert not named.knows("MR1", "10.3.7.1")
+    assert not named.knows("CT1", "127.0.0.1")
+    assert not named.knows("CT1", "no address")
+    with pytest.raises(ConfigError, match="1 to 16 printable"):
+        Callers("A\\B")
+
+
+def test_more_associations_than_allowed_are_refused_until_one_ends(start: Callable[..., DicomNode]) -> None:
+    node = start(most_associations=2)
+    first, second, third = Peer(node.port), Peer(node.port), Peer(node.port)
+    with first, second, third:
+        assert first.associate(context(1, VERIFICATION))
+        assert second.associate(context(1, VERIFICATION))
+        assert not third.associate(context(1, VERIFICATION))
+        assert third.answer.hex() == "00020302"  # transient, by the provider: local limit exceeded
+        assert first.release()
+    for _ in range(100):
+        if node.associations < 2:
+            break
+        time.sleep(0.02)
+    with Peer(node.port) as fourth:
+        assert fourth.associate(context(1, VERIFICATION))
+
+
+def test_refused_again_and_again_an_unknown_address_is_closed_unread(
+    start: Callable[..., DicomNode], archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = start(peers=(Known("TEST", "10.9.8.7"),))
+    monkeypatch.setattr(node._callers, "knows_address", lambda _address: False)
+    answers = []
+    for _ in range(40):
+        with Peer(node.port) as peer:
+            try:
+                peer.associate(context(1, VERIFICATION))
+                answers.append(peer.answer)
+            except ConnectionError:
+                answers.append(b"")
+    assert answers[0].hex() == "00010103"
+    assert answers[-1] == b""
+    assert [event.count for event in open_events(archive.db)] == [30]
+
+
+# Negotiation ----------------------------------------------------------------------------------------------------------
+
+
+def test_contexts_are_answered_one_by_one(start: Callable[..., DicomNode]) -> None:
+    lossy, lossless, deflated = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.1.99"
+    node = start()
+    with Peer(node.port) as peer:
+        assert peer.associate(
+            context(1, VERIFICATION, (EXPLICIT, IMPLICIT)),
+            context(3, CT, (deflated, lossy, lossless, EXPLICIT)),
+            context(5, CT, (lossy,)),
+            context(7, CT, (deflated,)),
+            context(9, "1.2.840.10008.5.1.4.1.2.2.1"),
+            context(11, "1.3.46.670589.5.0.1"),
+            context(13, "1.2.840.10008.5.1.4.38.1"),  # hanging protocols belong to no study
+        )
+    assert peer.accepted[1] == (0, EXPLICIT)
+    assert peer.accepted[3] == (0, lossless)
+    assert peer.accepted[5] == (0, lossy)
+    assert [peer.accepted[n][0] for n in (7, 9, 11, 13)] == [4, 3, 3, 3]
+    node = start(unknown_classes=True)
+    with Peer(node.port) as peer:
+        assert peer.associate(context(11, "1.3.46.670589.5.0.1"), context(13, "1.2.840.10008.5.1.4.38.1"))
+    assert [peer.accepted[n][0] for n in (11, 13)] == [0, 3]
+
+
+def test_every_storage_class_of_pynetdicom_is_accepted() -> None:
+    from pynetdicom.sop_class import _STORAGE_CLASSES
+
+    from sagittal.serve.negotiation import is_storage
+
+    assert len(_STORAGE_CLASSES) > 150
+    assert [name for name, uid in _STORAGE_CLASSES.items() if not is_storage(uid)] == []
+
+
+def test_roles_window_and_identity_are_answered_as_the_standard_says(start: Callable[..., DicomNode]) -> None:
+    from pynetdicom import AE, build_role
+    from pynetdicom.pdu_primitives import AsynchronousOperationsWindowNegotiation, UserIdentityNegotiation
+
+    node = start()
+    window, identity = AsynchronousOperationsWindowNegotiation(), UserIdentityNegotiation()
+    window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 8
+    identity.user_identity_type, identity.primary_field, identity.positive_response_requested = 1, b"somebody", True
+    entity = AE()
+    entity.add_requested_context(CT)
+    association = entity.associate(
+        "127.0.0.1", node.port, ae_title="SAGITTAL", ext_neg=[build_role(CT, True, True), window, identity]
+    )
+    assert association.is_established
+    agreed = association.accepted_contexts[0]
+    assert (agreed.as_scu, agreed.as_scp) == (True, False)
+    answered = association.acceptor.primitive.user_information
+    assert {type(i).__name__ for i in answered} >= {"AsynchronousOperationsWindowNegotiation"}
+    assert not any("UserIdentity" in type(i).__name__ for i in answered)
+    assert association.acceptor.maximum_length == 131072
+    association.release()
+
+
+# Limits ---------------------------------------------------------------------------------------------------------------
+
+
+def resident_kib() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4
+
+
+@pytest.mark.parametrize("kind", [1, 4, 5, 7, 9])
+def test_a_declared_length_of_4_gib_is_cut_without_memory(kind: int, start: Callable[..., DicomNode]) -> None:
+    """pynetdicom #1086: the length was read from the wire and believed."""
+    node = start()
+    before = resident_kib()
+    with Peer(node.port) as peer:
+        if kind != 1:
+            assert peer.associate(context(1, VERIFICATION))
+        peer.send(struct.pack(">BBI", kind, 0, 2**32 - 1))
+        try:
+            for _ in range(50):
+                peer.send(bytes(2**16))
+        except OSError:
+            pass  # the node has closed
+        try:
+            answer = peer.read_unit()
+        except OSError:
+            answer = (7, b"")
+    assert answer[0] == 7
+    assert resident_kib() - before < 8 * 1024
+
+
+def test_dripped_bytes_end_with_their_time(start: Callable[..., DicomNode]) -> None:
+    node = start(WireLimits(artim_s=0.6, idle_s=5, pdu_s=0.6))
+    with Peer(node.port) as silent, Peer(node.port) as dripping, Peer(node.port) as within:
+        assert within.associate(context(1, VERIFICATION))
+        content = dicom_peer.request(context(1, VERIFICATION))
+        began = time.monotonic()
+        for at in range(12):
+            try:
+                dripping.send(content[at : at + 1])
+                within.send(dicom_peer.data(1, 3, ECHO)[at : at + 1])
+            except OSError:
+                break
+            time.sleep(0.1)
+        assert silent.read(1) == b""
+        assert within.read_unit()[0] in (0, 7)
+        assert time.monotonic() - began < 4
+
+
+def test_an_idle_association_is_aborted(start: Callable[..., DicomNode]) -> None:
+    node = start(WireLimits(idle_s=0.5))
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, VERIFICATION))
+        assert peer.read_unit() == (7, bytes((0, 0, 2, 0)))
+
+
+def test_a_message_slower_than_allowed_is_cut(
+    start: Callable[..., DicomNode], ct: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = start(WireLimits(slowest=10**9))
+    data, _, uid, _ = bare_data_set(ct)
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, CT, (EXPLICIT,)))
+        peer.send(dicom_peer.data(1, 3, dicom_peer.store_command(uid)) + dicom_peer.data(1, 0, data[:100]))
+        time.sleep(0.4)
+        later = SimpleNamespace(monotonic=lambda: time.monotonic() + 61)
+        monkeypatch.setattr("sagittal.serve.upper_layer.time", later)
+        peer.send(dicom_peer.data(1, 0, data[100:200]))
+        assert peer.read_unit()[0] in (0, 7)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (dicom_peer.unit(4, struct.pack(">IBB", 1000, 1, 3) + b"abc"), 6),  # a value longer than its unit
+        (dicom_peer.unit(4, b""), 6),
+        (dicom_peer.unit(4, struct.pack(">IBB", 1, 1, 3)), 6),
+        (dicom_peer.data(99, 3, ECHO), 6),  # a context that was not agreed
+        (dicom_peer.data(1, 2, b"1234"), 6),  # a data set without a command
+        (dicom_peer.data(1, 3, b"\x08\0\0\0\4\0\0\0abcd"), 6),  # a command of another group
+        (dicom_peer.data(1, 3, b"\0\0\0\0\xff\xff\xff\xff"), 6),
+        (dicom_peer.data(1, 3, dicom_peer.command(dicom_peer.short(0x100, 1))), 6),
+        (dicom_peer.data(1, 1, bytes(9000)), 6),
+        (dicom_peer.unit(5, bytes(5)), 6),
+        (dicom_peer.request(context(1, VERIFICATION)), 2),  # an association within an association
+        (dicom_peer.unit(2, bytes(70)), 2),
+        (dicom_peer.unit(99, bytes(4)), 1),
+        (dicom_peer.data(1, 1, b"\0") + dicom_peer.unit(5, bytes(4)), 2),  # released within a message
+    ],
+)
+def test_broken_rules_are_answered_by_an_abort_with_the_reason(
+    content: bytes, reason: int, start: Callable[..., DicomNode]
+) -> None:
+    node = start()
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, VERIFICATION))
+        peer.send(content)
+        assert peer.read_unit() == (7, bytes((0, 0, 2, reason)))
+        assert peer.read(1) == b""
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, VERIFICATION))
+
+
+def test_many_refused_associations_leave_memory_and_threads_flat(
+    start: Callable[..., DicomNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = start(peers=(Known("TEST", "10.9.8.7"),))
+    monkeypatch.setattr(node._callers, "take_refusal", lambda _address: False)  # each is read and answered
+    monkeypatch.setattr(node._callers, "is_tiresome", lambda _address: False)
+    content = dicom_peer.request(context(1, VERIFICATION))
+
+    def refuse(count: int) -> None:
+        for _ in range(count):
+            with Peer(node.port) as peer:
+                peer.send(content)
+                assert peer.read_unit()[0] == 3
+
+    refuse(150)
+    before = resident_kib()
+    refuse(700)
+    assert resident_kib() - before < 2048
+    assert threading.active_count() < 12
+
+
+# Stopping -------------------------------------------------------------------------------------------------------------
+
+
+def test_stopping_lets_an_object_finish_and_takes_no_more(
+    start: Callable[..., DicomNode], archive: Archive, ct: Path
+) -> None:
+    node = start()
+    data, _, uid, _ = bare_data_set(ct)
+    units = dicom_peer.data(1, 3, dicom_peer.store_command(uid)) + dicom_peer.data_units(1, data, 4096)
+    with Peer(node.port) as busy, Peer(node.port) as idle:
+        assert busy.associate(context(1, CT, (EXPLICIT,)))
+        assert idle.associate(context(1, CT, (EXPLICIT,)))
+        busy.send(units[:5000])
+        time.sleep(0.3)
+        stopper = threading.Thread(target=node.stop, args=(10.0,))
+        stopper.start()
+        assert idle.read_unit() == (7, bytes(4))
+        busy.send(units[5000:])
+        assert busy.status() == 0
+        assert busy.read_unit() == (7, bytes(4))
+    stopper.join(10)
+    assert not stopper.is_alive()
+    assert [row["sop_instance_uid"] for row in rows(archive)] == [uid]
+    with pytest.raises(ServeError, match="has not been started"):
+        _ = node.port
+
+
+def test_stopping_cuts_an_object_that_does_not_end(start: Callable[..., DicomNode], archive: Archive, ct: Path) -> None:
+    node = start()
+    data, _, uid, _ = bare_data_set(ct)
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, CT, (EXPLICIT,)))
+        peer.send(dicom_peer.data(1, 3, dicom_peer.store_command(uid)) + dicom_peer.data(1, 0, data[:1000]))
+        time.sleep(0.3)
+        began = time.monotonic()
+        node.stop(0.3)
+        assert time.monotonic() - began < 4
+    assert not rows(archive)
+    assert not list((archive.folder / "incoming").iterdir())
+
+
+def test_an_association_that_breaks_leaves_nothing(
+    start: Callable[..., DicomNode], archive: Archive, make_slice: Callable[..., Path]
+) -> None:
+    node = start()
+    data, _, uid, _ = bare_data_set(make_slice(size=900))
+    for ending in (b"", dicom_peer.unit(7, bytes(4))):
+        with Peer(node.port) as peer:
+            assert peer.associate(context(1, CT, (EXPLICIT,)))
+            peer.send(dicom_peer.data(1, 3, dicom_peer.store_command(uid)) + dicom_peer.data(1, 0, data[:100_000]))
+            peer.send(ending)
+    for _ in range(100):
+        if not node.associations:
+            break
+        time.sleep(0.02)
+    assert archive.receiving == 0
+    assert not rows(archive)
+    assert not list((archive.folder / "incoming").iterdir())
+
+
+def test_a_port_that_is_taken_is_said(archive: Archive) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        node = DicomNode(Dicom(port=taken.getsockname()[1]), archive)
+        with pytest.raises(ServeError, match="cannot listen at 127.0.0.1 port"):
+            node.start()
+
+
+# The trail ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_came_is_recorded_once_a_study(
+    start: Callable[..., DicomNode], archive: Archive, make_slice: Callable[..., Path], caplog: Any
+) -> None:
+    caplog.set_level("DEBUG", "sagittal")
+    node = start(audit=Audit(archive.db))
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, CT, (EXPLICIT,)), calling="CT1")
+        for k in range(3):
+            data, _, uid, _ = bare_data_set(make_slice(k))
+            assert peer.store(1, data, uid) == 0
+        assert peer.release()
+    for _ in range(200):
+        if rows(archive, audit):
+            break
+        time.sleep(0.02)
+    (record,) = rows(archive, audit)
+    assert (record["actor"], record["action"], record["details"]) == ("CT1", "receive", {"stored": 3})
+    assert record["study_id"] == 1
+    for secret in ("Secret", "SECRET", "1.2.826", "CT1"):
+        assert secret not in caplog.text
+
+
+def test_generated_uids_are_uids() -> None:
+    from sagittal.serve.dimse import is_uid
+
+    assert all(is_uid(generate_uid()) for _ in range(50))
+    assert is_uid("1.2.840.10008.1.1")
+    assert not any(is_uid(text) for text in ("", ".", "..", "1", "1.", "1..2", "3.1", "1.2/3", "1.a", "1." + "1" * 63))
