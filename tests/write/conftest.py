@@ -14,10 +14,11 @@ import pytest
 
 from sagittal.case import Case
 from sagittal.grid import Grid
-from sagittal.labels import LabelScheme
+from sagittal.labels import ClassScores, LabelScheme
 from sagittal.prediction import Detections, Mask, Prediction
 from sagittal.read.sources import series_source
 from sagittal.truth import Boxes, Segmentation, Structure
+from sagittal.write.equipment import ModelFacts
 
 FRAME = "1.2.3.4.99"
 #: What a scanner writes beside the geometry; no real patient has this name.
@@ -115,6 +116,23 @@ def make_boxes(case: str, grid: Grid) -> Prediction:
     )
 
 
+def make_classes(case: str, kind: str = "multiclass", **changes: Any) -> Prediction:
+    """Probabilities of three classes; of several labels two hold."""
+    values = {"multiclass": [0.05, 0.82, 0.13], "multilabel": [0.9, 0.12, 0.7]}[kind]
+    decision = {"multiclass": ("nodule",), "multilabel": ("effusion", "mass")}[kind]
+    given: dict[str, Any] = {
+        "case": case,
+        "scheme": LabelScheme(kind, ("effusion", "nodule", "mass"), "finding"),
+        "finding": ClassScores(np.array(values)),
+        "decision": decision,
+        "logits": np.zeros(3),
+        "conformal": ("nodule", "mass"),
+        "model": "chest (format 1, sha256 0123456789abcdef)",
+        "made_at": "2026-03-04T05:06:07+00:00",
+    }
+    return Prediction(**{**given, **changes})
+
+
 def call_tool(name: str, *arguments: str) -> str:
     """What a program of dicom3tools or dcmtk says; the test is skipped where it is missing, and fails so in CI."""
     program = shutil.which(name)
@@ -143,6 +161,31 @@ def found_mask() -> Callable[..., Prediction]:
 def found_boxes() -> Callable[..., Prediction]:
     """A prediction of boxes: ``found_boxes(case, grid)``; see :func:`make_boxes`."""
     return make_boxes
+
+
+@pytest.fixture
+def found_classes() -> Callable[..., Prediction]:
+    """A prediction of classes: ``found_classes(case, kind, **changes)``; see :func:`make_classes`."""
+    return make_classes
+
+
+@pytest.fixture
+def facts() -> ModelFacts:
+    """What a model is and is for, in words."""
+    return ModelFacts(
+        name="chest",
+        version="2.1",
+        checksum="0123456789abcdef" * 4,
+        question="Is there a nodule, a mass or an effusion?",
+        intended_use={
+            "modality": "CT",
+            "body_part": "CHEST",
+            "population": "adults from 18 years",
+            "exclusions": "children, studies after surgery of the chest",
+        },
+        coverage=0.9,
+        evidence=("AUC 0.94 (0.91 to 0.96) in 312 held-out cases of two hospitals",),
+    )
 
 
 @pytest.fixture

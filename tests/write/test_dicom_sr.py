@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,18 @@ import pydicom
 import pytest
 
 from sagittal.case import Case
-from sagittal.errors import ScopeError
-from sagittal.labels import ClassScores
-from sagittal.prediction import Detections, Prediction
+from sagittal.prediction import Detections, Failure, Prediction, Verdict
 from sagittal.read.sources import file_source
 from sagittal.truth import Boxes
+from sagittal.write.dicom_result import save_dicom
 from sagittal.write.dicom_seg import make_dicom_seg
 from sagittal.write.dicom_sr import make_dicom_sr, write_dicom_sr
+from sagittal.write.equipment import ModelFacts, Stamp, derive_uids
 from sagittal.write.measurements import measure_mask
-from sagittal.write.sources import open_source
+from sagittal.write.sources import open_series, open_source
 
 hd = pytest.importorskip("highdicom")
+NOON = datetime(2026, 3, 4, 12, 0, 0, tzinfo=UTC)
 
 
 def report_of(path: Path) -> Any:
@@ -198,11 +200,70 @@ def test_who_made_it(study: Callable[..., Case], found_boxes: Callable[..., Pred
     assert {"nodules", "format 1, sha256 fedcba"} <= set(texts)
 
 
-def test_classes_are_no_measurements(study: Callable[..., Case], found_boxes: Callable[..., Prediction]) -> None:
+@pytest.mark.parametrize("kind", ["multiclass", "multilabel"])
+def test_classes_are_coded_with_their_probability_and_the_decision(
+    study: Callable[..., Case],
+    found_classes: Callable[..., Prediction],
+    facts: ModelFacts,
+    errors_of: Callable[[Path], list[str]],
+    run_tool: Callable[..., str],
+    tmp_path: Path,
+    kind: str,
+) -> None:
     case = study()
-    grid = case.image().grid
-    prediction = replace(found_boxes(case.id, grid), finding=ClassScores(np.array([0.1, 0.2, 0.7])))
-    with pytest.raises(ScopeError, match="holds boxes or a mask, and this model finds classes"):
-        write_dicom_sr(prediction, case, Path("x.dcm"))
-    with pytest.raises(ScopeError, match="holds boxes or a mask"):
-        make_dicom_sr(prediction, open_source(case, grid, "x"))
+    prediction = found_classes(case.id, kind)
+    made = make_dicom_sr(prediction, open_series(case, "x"), stamp=Stamp(derive_uids("s"), NOON, facts))
+    save_dicom(made, tmp_path / "found.dcm")
+    assert errors_of(tmp_path / "found.dcm") == []
+    whole, *classes = report_of(tmp_path / "found.dcm").get_image_measurement_groups()
+    said = [(one.name.value, one.value.meaning) for one in whole.get_qualitative_evaluations()]
+    decided = [("decision", "Nodule")] if kind == "multiclass" else [("decision", "Effusion"), ("decision", "Mass")]
+    assert said == [*decided, ("not-excluded", "Nodule"), ("not-excluded", "Mass")]
+    # Held or not, by the decision; the certainty is the calibrated probability.
+    held = {"multiclass": ["Absent", "Present", "Absent"], "multilabel": ["Present", "Absent", "Present"]}[kind]
+    assert [one.get_qualitative_evaluations()[-1].value.meaning for one in classes] == held
+    values = {"multiclass": [5, 82, 13], "multilabel": [90, 12, 70]}[kind]
+    assert [numbers_of(one) for one in classes] == [
+        {"Certainty of Finding": (pytest.approx(value), "%")} for value in values
+    ]
+    header = pydicom.dcmread(tmp_path / "found.dcm")
+    assert (header.CompletionFlag, header.VerificationFlag, header.PreliminaryFlag) == (
+        "COMPLETE",
+        "UNVERIFIED",
+        "PRELIMINARY",
+    )
+    model = header.ContributingEquipmentSequence[-1]
+    assert (model.ManufacturerModelName, model.SoftwareVersions[1], model.DeviceSerialNumber) == (
+        "chest",
+        "2.1",
+        "0123456789abcdef" * 4,
+    )
+    text = run_tool("dsrdump", str(tmp_path / "found.dcm"))
+    assert '"Algorithm Name")="chest"' in text
+    assert '"Algorithm Version")="2.1"' in text
+    assert any("Made by an algorithm" in str(item.get("TextValue")) for item in _items(header))
+
+
+@pytest.mark.parametrize("state", ["abstained", "refused"])
+def test_no_decision_is_coded_and_said_without_numbers(
+    study: Callable[..., Case],
+    found_classes: Callable[..., Prediction],
+    errors_of: Callable[[Path], list[str]],
+    tmp_path: Path,
+    state: str,
+) -> None:
+    case = study()
+    answer: Prediction | Failure = found_classes(case.id, decision=(), verdict=Verdict(False, "unlike the cases", 1.0))
+    if state == "refused":
+        answer = Failure(case.id, f"case {case.id}: is a study of modality MR, the model was made for CT", "ScopeError")
+    path = write_dicom_sr(answer, case, tmp_path / "none.dcm")
+    assert errors_of(path) == []
+    (group,) = report_of(path).get_image_measurement_groups()
+    (said,) = group.get_qualitative_evaluations()
+    assert said.value.meaning == {"abstained": "Indeterminate", "refused": "Test not done"}[state]
+    assert group.get_measurements() == []
+    header = pydicom.dcmread(path)
+    assert header.CompletionFlag == "PARTIAL"
+    text = " ".join(str(item.get("TextValue")) for item in _items(header))
+    assert {"abstained": "unlike the cases", "refused": "was made for CT"}[state] in text
+    assert "82" not in [str(item.get("NumericValue")) for item in _items(header)]

@@ -14,14 +14,30 @@ from pydicom.dataset import Dataset as Header
 
 from sagittal.errors import DataError, require
 from sagittal.model.archive import disk_errors
-from sagittal.prediction import Prediction
+from sagittal.prediction import Failure, Prediction
+from sagittal.write.equipment import MANUFACTURER, ModelFacts, Stamp, add_equipment
 from sagittal.write.sources import Source
 from sagittal.write.terminology import PRIVATE_SCHEME, Code, Term
 
-MANUFACTURER = "Sagittal"
 #: Texts of the source are decoded in its own character set and written in Unicode, which has signs for all of them.
 UTF_8 = "ISO_IR 192"
+#: Of the patient and the study: every object of a study repeats them, and a viewer may compare them (PS3.3 C.7.1, C.7.2).
+_STUDY = (
+    "PatientName", "PatientID", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "TypeOfPatientID",
+    "PatientBirthDate", "PatientBirthTime", "PatientSex", "QualityControlSubject", "OtherPatientIDsSequence",
+    "OtherPatientNames", "EthnicGroup", "PatientComments", "PatientSpeciesDescription", "PatientSpeciesCodeSequence",
+    "PatientBreedDescription", "PatientBreedCodeSequence", "BreedRegistrationSequence", "ResponsiblePerson",
+    "ResponsiblePersonRole", "ResponsibleOrganization", "PatientIdentityRemoved", "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence", "ClinicalTrialSponsorName", "ClinicalTrialProtocolID",
+    "ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialSubjectID",
+    "ClinicalTrialSubjectReadingID", "ClinicalTrialTimePointID", "ClinicalTrialTimePointDescription",
+    "StudyInstanceUID", "StudyDate", "StudyTime", "AccessionNumber", "IssuerOfAccessionNumberSequence",
+    "ReferringPhysicianName", "StudyID", "StudyDescription", "ProcedureCodeSequence", "PatientAge", "PatientSize",
+    "PatientWeight", "PatientSexNeutered", "AdmissionID", "IssuerOfAdmissionIDSequence",
+)  # fmt: skip
 _CT, _CAPTURE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.7"
+#: Segmentation and secondary capture have the General Series module, reports and structure sets another.
+_OF_A_BODY_PART = ("1.2.840.10008.5.1.4.1.1.66.4", _CAPTURE)
 
 
 @dataclass(frozen=True)
@@ -35,15 +51,23 @@ class Maker:
         Format and checksum of the package.
     software : str
         Version of Sagittal.
+    checksum : str
+        SHA-256 of the package, or what is known of it.
     """
 
     name: str
     version: str
     software: str
+    checksum: str = ""
+
+    @property
+    def serial(self) -> str:
+        """What tells one trained model from every other: its checksum, else its version."""
+        return self.checksum if len(self.checksum) == 64 else self.version[-64:]
 
 
-def maker_of(prediction: Prediction) -> Maker:
-    """Name and version from the model's label, ``NAME (format 1, sha256 ...)``.
+def maker_of(prediction: Prediction | Failure, stamp: Stamp | None = None) -> Maker:
+    """Name and version from the stamp, or from the model's label, ``NAME (format 1, sha256 ...)``.
 
     >>> from sagittal.labels import LabelScheme
     >>> from sagittal.prediction import Prediction
@@ -53,8 +77,8 @@ def maker_of(prediction: Prediction) -> Maker:
     """
     from sagittal import __version__
 
-    name, _, rest = prediction.model.partition(" (")
-    return Maker(name.strip()[:64] or "unnamed model", rest.rstrip(")").strip()[:64] or "not saved", __version__)
+    facts = ModelFacts.of(prediction) if stamp is None else stamp.model
+    return Maker(facts.name[:64], facts.version[:64] or "not stated", __version__, facts.checksum)
 
 
 def highdicom() -> Any:
@@ -73,20 +97,57 @@ def concept(code: Code) -> Any:
     return highdicom().sr.CodedConcept(code.value, code.scheme, code.meaning)
 
 
+def copy_study(made: Header, source: Header) -> None:
+    """Repeat what the images say of the patient and the study; texts are in Unicode already (:mod:`sources`)."""
+    for keyword in _STUDY:
+        if keyword in source:
+            made[keyword] = copy.deepcopy(source[keyword])
+
+
+def seal(made: Header, source: Source, stamp: Stamp) -> None:
+    """Give a made object its patient, study, part of the body, times and equipment, so that made again it is the same.
+
+    The model is its contributing equipment; what highdicom drew at random or took from the clock is replaced.
+    """
+    header, clock = source.header, stamp.clock(source.header)
+    made.SpecificCharacterSet = UTF_8
+    copy_study(made, header)
+    if header.get("TimezoneOffsetFromUTC"):
+        made.TimezoneOffsetFromUTC = header.TimezoneOffsetFromUTC
+    if str(made.SOPClassUID) in _OF_A_BODY_PART:
+        for keyword in ("BodyPartExamined", "Laterality"):
+            if header.get(keyword):
+                made[keyword] = header[keyword]
+        if str(made.SOPClassUID) == _CAPTURE and not made.get("BodyPartExamined") and "Laterality" not in made:
+            made.Laterality = ""  # type 2C where no part of the body is named; of a segmentation it is not
+    made.InstanceCreationDate = made.SeriesDate = clock.strftime("%Y%m%d")
+    made.InstanceCreationTime = made.SeriesTime = clock.strftime("%H%M%S")
+    for name in ("Content", "StructureSet"):
+        if f"{name}Date" in made:
+            setattr(made, f"{name}Date", made.SeriesDate)
+            setattr(made, f"{name}Time", made.SeriesTime)
+    organization = stamp.uid("dimensions")
+    for keyword in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
+        for item in made.get(keyword) or ():
+            item.DimensionOrganizationUID = organization
+    add_equipment(made, stamp, header)
+
+
 def algorithm(maker: Maker) -> Any:
     """Algorithm Identification Sequence (PS3.3 10.16)."""
     hd = highdicom()
     family = hd.sr.CodedConcept("123110", "DCM", "Artificial Intelligence")
-    return hd.AlgorithmIdentificationSequence(maker.name, family, maker.version, source=MANUFACTURER)
+    seal = {"sha256": maker.checksum} if maker.checksum else None
+    return hd.AlgorithmIdentificationSequence(maker.name, family, maker.version, source=MANUFACTURER, parameters=seal)
 
 
-def declare_schemes(made: Header, terms: tuple[Term, ...]) -> None:
+def declare_schemes(made: Header, terms: tuple[Term, ...], *, always: bool = False) -> None:
     """Say what the private coding scheme is where a name of it is used (PS3.3 C.12.1.1.8)."""
-    if all(term.known for term in terms):
+    if not always and all(term.known for term in terms):
         return
     item = Header()
     item.CodingSchemeDesignator = PRIVATE_SCHEME
-    item.CodingSchemeName = "Names that a Sagittal model gives its structures"
+    item.CodingSchemeName = "Names that Sagittal and its models give to findings and decisions"
     item.CodingSchemeResponsibleOrganization = MANUFACTURER
     made.CodingSchemeIdentificationSequence = [item]
 

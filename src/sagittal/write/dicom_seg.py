@@ -18,7 +18,6 @@ from sagittal.errors import DataError, ScopeError
 from sagittal.prediction import Mask, Prediction
 from sagittal.types import Array
 from sagittal.write.dicom_result import (
-    MANUFACTURER,
     UTF_8,
     algorithm,
     concept,
@@ -27,8 +26,10 @@ from sagittal.write.dicom_result import (
     made_by_highdicom,
     maker_of,
     save_dicom,
+    seal,
     stand_ins,
 )
+from sagittal.write.equipment import MANUFACTURER, Stamp
 from sagittal.write.masks import mask_of, planes_of
 from sagittal.write.sources import Source, open_source
 from sagittal.write.terminology import Term, Terminology
@@ -50,7 +51,12 @@ def write_dicom_seg(
 
 
 def make_dicom_seg(
-    prediction: Prediction, source: Source, *, kind: Kind = "BINARY", terminology: Terminology | None = None
+    prediction: Prediction,
+    source: Source,
+    *,
+    kind: Kind = "BINARY",
+    terminology: Terminology | None = None,
+    stamp: Stamp | None = None,
 ) -> Any:
     """A segmentation object in the frame of reference of its source, a frame for each slice that a structure meets.
 
@@ -66,6 +72,8 @@ def make_dicom_seg(
     kind : {"BINARY", "FRACTIONAL"}
     terminology : Terminology, optional
         Codes of the structures.
+    stamp : Stamp, optional
+        UIDs, time and model; where left out, new UIDs and the present time.
 
     Returns
     -------
@@ -81,7 +89,8 @@ def make_dicom_seg(
     MissingPackageError
         If highdicom is not installed.
     """
-    hd, mask, maker = highdicom(), mask_of(prediction, _WHAT), maker_of(prediction)
+    stamp = stamp or Stamp.now(prediction)
+    hd, mask, maker = highdicom(), mask_of(prediction, _WHAT), maker_of(prediction, stamp)
     names = [structure.name for structure in mask.segmentation.structures]
     _check(prediction, source, kind, names)
     terms = (terminology or Terminology()).find_all(names)
@@ -103,16 +112,16 @@ def make_dicom_seg(
             stand_ins(source),
             present,
             kind,
-            [_describe(n, term, algorithm(maker)) for n, term in enumerate(terms, start=1)],
-            series_instance_uid=hd.UID(),
+            [_describe(n, term, algorithm(maker), stamp) for n, term in enumerate(terms, start=1)],
+            series_instance_uid=stamp.uid("series"),
             series_number=_SERIES[kind],
-            sop_instance_uid=hd.UID(),
+            sop_instance_uid=stamp.uid("instance"),
             instance_number=1,
             specific_character_set=UTF_8,
             manufacturer=MANUFACTURER,
             manufacturer_model_name=maker.name,
             software_versions=maker.software,
-            device_serial_number=maker.version[-64:],
+            device_serial_number=maker.serial,
             content_label="SAGITTAL",
             content_description=f"Found by {maker.name}"[:64],
             content_creator_name=f"{MANUFACTURER}^",
@@ -128,6 +137,7 @@ def make_dicom_seg(
     overlapping = len(mask.segmentation.layers) > 1
     made.SegmentsOverlap = "UNDEFINED" if kind == "FRACTIONAL" or overlapping else "NO"
     declare_schemes(made, terms)
+    seal(made, source, stamp)
     return made
 
 
@@ -167,7 +177,7 @@ def _planes(mask: Mask, kind: Kind) -> list[dict[int, Array]]:
     return found
 
 
-def _describe(number: int, term: Term, identification: Any) -> Any:
+def _describe(number: int, term: Term, identification: Any, stamp: Stamp) -> Any:
     hd = highdicom()
     made = hd.seg.SegmentDescription(
         segment_number=number,
@@ -176,7 +186,7 @@ def _describe(number: int, term: Term, identification: Any) -> Any:
         segmented_property_type=concept(term.type),
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=identification,
-        tracking_uid=hd.UID(),
+        tracking_uid=stamp.uid(f"tracking/{number}"),
         tracking_id=f"{number} {term.name}"[:64],
         anatomic_regions=[concept(region) for region in term.regions] or None,
         display_color=hd.color.CIELabColor.from_rgb(*term.colour),

@@ -244,11 +244,22 @@ def write_text(text: str, path: Path) -> None:
     ResourceError
         If the disk refuses.
     """
-    with disk_errors(path.name, need=len(text)):
+    write_bytes(text.encode(), path)
+
+
+def write_bytes(data: bytes, path: Path) -> None:
+    """Write a file, whole or not at all.
+
+    Raises
+    ------
+    ResourceError
+        If the disk refuses.
+    """
+    with disk_errors(path.name, need=len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".part-{path.name}")
         try:
-            part.write_text(text, encoding="utf-8", newline="")
+            part.write_bytes(data)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Masks and boxes drawn on their study, as pictures for people.
+"""Masks, boxes and heat maps drawn on their study, as pictures for people.
 
 A picture is shown whole, enlarged by a whole factor where it is small. Of a volume a row of three planes through the place
 that holds most of what was found is shown, and a row of the slices that hold most of each structure, or of each box; all
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 #: Panels are enlarged or reduced to about these sides, pixels.
 _SHORT, _PANEL, _MOST = 480, 360, 2048
 _FILL = 0.3
+#: Strongest cover of the study by a heat map.
+_COVER = 0.65
 #: Voxels that are looked at for the grey values of a volume.
 _SAMPLE = 2**22
 _SLICES = 6
@@ -126,6 +128,37 @@ def draw_boxes(prediction: Prediction, image: Image, *, terminology: Terminology
     return _png(_sheet(rows, legend))
 
 
+def draw_heat(image: Image, heat: Floats | None) -> bytes:
+    """PNG bytes: a heat map over the study, bright where it is strongest; without one the study alone.
+
+    Of a volume three planes through the strongest voxel, or through the middle. The scale ends at the 99.8th percentile of
+    what is positive.
+
+    Parameters
+    ----------
+    image : Image
+    heat : (I, J, K) float, optional
+        On its grid.
+    """
+    view = _View(image, _limits(image, ()))
+    shape = image.grid.shape
+    share, at = None, tuple(n // 2 for n in shape)
+    if heat is not None:
+        positive = np.maximum(np.nan_to_num(np.asarray(heat, dtype=np.float32), posinf=0, neginf=0), 0)
+        top = float(np.percentile(positive, 99.8)) or float(positive.max())
+        share = np.clip(positive / top, 0, 1) if top > 0 else positive
+        at = tuple(int(n) for n in np.unravel_index(int(positive.argmax()), shape)) if top > 0 else at
+
+    def panel(axis: int, side: int) -> Sheet:
+        return view.panel(
+            axis, at[axis], side, heat=None if share is None else np.asarray(share.take(at[axis], axis=axis))
+        )
+
+    if image.grid.dimensions == 2:
+        return _png(_sheet([[panel(2, _SHORT)]], ()))
+    return _png(_sheet([[panel(axis, _PANEL) for axis in (2, 1, 0)]], ()))
+
+
 @dataclass(frozen=True, eq=False)
 class _Box:
     corners: Floats
@@ -145,9 +178,16 @@ class _View:
         self.up = image.grid.affine is not None and image.grid.affine[2, 2] > 0
 
     def panel(
-        self, axis: int, at: int, side: int, *, masks: Sequence[tuple[Bools, Term]] = (), boxes: Sequence[_Box] = ()
+        self,
+        axis: int,
+        at: int,
+        side: int,
+        *,
+        masks: Sequence[tuple[Bools, Term]] = (),
+        boxes: Sequence[_Box] = (),
+        heat: Floats | None = None,
     ) -> Sheet:
-        """One plane with what was found in it, and its name; masks are those of the plane, in the grid's order."""
+        """One plane with what was found in it, and its name; masks and heat are of the plane, in the grid's order."""
         from PIL import Image as Pillow
 
         across, down = [n for n in range(3) if n != axis]
@@ -162,6 +202,9 @@ class _View:
             cut = mask.T
             if cut.any():
                 _paint(picture, _enlarged(cut[::-1] if flip else cut, columns, rows), term.colour)
+        if heat is not None:
+            share = heat.T[::-1] if flip else heat.T
+            _glow(picture, np.asarray(Pillow.fromarray(share).resize((columns, rows), Pillow.Resampling.BILINEAR)))
         sheet = Pillow.fromarray(np.rint(picture).astype(np.uint8))
         if boxes:
             self._frame(sheet, boxes, at, plane.shape)
@@ -261,6 +304,16 @@ def _paint(picture: Floats, mask: Bools, colour: tuple[int, int, int]) -> None:
     part[mask[box]] *= 1 - _FILL
     part[mask[box]] += _FILL * ink
     part[mask[box] & ~core] = ink
+
+
+def _glow(picture: Floats, share: Floats) -> None:
+    """Heat (rows, columns) from 0 to 1 into the picture itself; what it does not mark stays visible."""
+    from matplotlib import colormaps
+
+    colour = np.asarray(colormaps["inferno"](share))[..., :3] * 255
+    cover = (_COVER * np.sqrt(np.clip(share, 0, 1)))[..., np.newaxis]
+    picture *= 1 - cover
+    picture += cover * colour
 
 
 def _legend(counts: Sequence[int], terms: Sequence[Term], image: Image) -> list[tuple[Term | None, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,14 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset as Header
 from pydicom.dataset import FileMetaDataset
 from pydicom.tag import Tag
-from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from sagittal.case import Case
 from sagittal.errors import DataError, ScopeError
 from sagittal.prediction import Mask, Prediction
 from sagittal.types import Floats
-from sagittal.write.dicom_result import MANUFACTURER, UTF_8, Maker, declare_schemes, maker_of, save_dicom
+from sagittal.write.dicom_result import Maker, declare_schemes, maker_of, save_dicom, seal
+from sagittal.write.equipment import MANUFACTURER, Stamp
 from sagittal.write.masks import mask_of, planes_of
 from sagittal.write.outlines import outline
 from sagittal.write.sources import Source, open_source
@@ -28,13 +28,6 @@ _CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 _STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, as PS3.3 C.8.8.5 still asks for
 _SERIES = 9103
 _CONTOUR_DATA = 0x30060050
-#: Of the patient and the study, copied from the source where it has them.
-_COPIED = (
-    "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex",
-    "PatientAge", "PatientSize", "PatientWeight", "PatientIdentityRemoved", "DeidentificationMethod",
-    "DeidentificationMethodCodeSequence", "StudyInstanceUID", "StudyID", "StudyDate", "StudyTime", "AccessionNumber",
-    "ReferringPhysicianName", "StudyDescription", "PositionReferenceIndicator",
-)  # fmt: skip
 
 
 def write_rtstruct(prediction: Prediction, case: Case, path: Path, *, terminology: Terminology | None = None) -> Path:
@@ -44,7 +37,9 @@ def write_rtstruct(prediction: Prediction, case: Case, path: Path, *, terminolog
     return path
 
 
-def make_rtstruct(prediction: Prediction, source: Source, *, terminology: Terminology | None = None) -> Header:
+def make_rtstruct(
+    prediction: Prediction, source: Source, *, terminology: Terminology | None = None, stamp: Stamp | None = None
+) -> Header:
     """A structure set with a region of interest for each structure, in the frame of reference of its source.
 
     Contours run along the sides of the voxels (:mod:`sagittal.write.outlines`), so that masks and volumes come back as
@@ -56,6 +51,8 @@ def make_rtstruct(prediction: Prediction, source: Source, *, terminology: Termin
         Its finding is a mask.
     source : Source
     terminology : Terminology, optional
+    stamp : Stamp, optional
+        UIDs, time and model; where left out, new UIDs and the present time.
 
     Raises
     ------
@@ -74,9 +71,10 @@ def make_rtstruct(prediction: Prediction, source: Source, *, terminology: Termin
         raise DataError(
             f"case {prediction.case}: the mask {mask.grid.shape} does not fit its series {source.grid.shape}"
         )
-    maker = maker_of(prediction)
+    stamp = stamp or Stamp.now(prediction)
+    maker = maker_of(prediction, stamp)
     terms = (terminology or Terminology()).find_all([one.name for one in mask.segmentation.structures])
-    made = _head(source, maker)
+    made = _head(source, maker, stamp)
     made.StructureSetROISequence, made.ROIContourSequence, made.RTROIObservationsSequence = [], [], []
     drawn = _drawn(mask, source)
     for number, term in enumerate(terms, start=1):
@@ -84,27 +82,22 @@ def make_rtstruct(prediction: Prediction, source: Source, *, terminology: Termin
         made.ROIContourSequence.append(_contours(number, term, drawn[number - 1]))
         made.RTROIObservationsSequence.append(_observation(number, term))
     declare_schemes(made, terms)
+    seal(made, source, stamp)
     return made
 
 
-def _head(source: Source, maker: Maker) -> Header:
+def _head(source: Source, maker: Maker, stamp: Stamp) -> Header:
     made = Header()
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = UID(_CLASS)
-    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = generate_uid()
-    for keyword in _COPIED:
-        if keyword in source.header:
-            made[keyword] = source.header[keyword]
-    made.SpecificCharacterSet = UTF_8
-    now = datetime.now()
-    made.InstanceCreationDate = made.StructureSetDate = made.SeriesDate = now.strftime("%Y%m%d")
-    made.InstanceCreationTime = made.StructureSetTime = made.SeriesTime = now.strftime("%H%M%S")
-    made.Modality, made.SeriesInstanceUID, made.SeriesNumber = "RTSTRUCT", generate_uid(), _SERIES
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = UID(stamp.uid("instance"))
+    made.StructureSetDate = made.StructureSetTime = ""  # set when it is sealed
+    made.Modality, made.SeriesInstanceUID, made.SeriesNumber = "RTSTRUCT", UID(stamp.uid("series")), _SERIES
     made.SeriesDescription = f"Structures by {maker.name}"[:64]
     made.OperatorsName = ""
     made.Manufacturer, made.ManufacturerModelName = MANUFACTURER, maker.name
-    made.DeviceSerialNumber = maker.version[-64:]
+    made.DeviceSerialNumber = maker.serial
     made.SoftwareVersions = [maker.software, maker.version]
     made.StructureSetLabel = "SAGITTAL"
     made.StructureSetName = maker.name

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom.charset import decode_element
 from pydicom.dataset import Dataset as Header
 from pydicom.uid import generate_uid
 
@@ -135,6 +137,68 @@ def open_source(case: Case, grid: Grid, what: str) -> Source:
     )
 
 
+def open_series(case: Case, what: str) -> Source:
+    """The DICOM series of a study, for a result without a place in it: classes, an abstention, a refusal.
+
+    The first image of the case whose files are DICOM. Where its slices make up no lattice, which may be why it was
+    refused, they come in the order of the files and have no place.
+
+    Parameters
+    ----------
+    case : Case
+    what : str
+        What is to be written, for messages.
+
+    Raises
+    ------
+    ScopeError
+        If no image of the study is DICOM.
+    ReadError
+        If its files cannot be read any more, or name no study or instance.
+    """
+    for source in case.images.values():
+        with _files(source) as (files, options):
+            if not files or reader_of(files[0]) is not read_dicom:
+                continue
+            wanted = {key: options[key] for key in ("volume", "tilt") if key in options}
+            try:
+                try:
+                    frames, grid = locate_frames(files, **wanted)
+                    return _source(frames, grid, files, what)
+                except SagittalError:
+                    return _unordered(files)
+            except (OSError, SagittalError) as error:
+                raise ReadError(
+                    f"case {case.id}: its DICOM files cannot be read, so {what} cannot refer to them"
+                ) from error
+    raise ScopeError(
+        f"case {case.id}: {what} refers to the DICOM series that was read, and this study is none. It can have the results "
+        "json, fhir and hl7."
+    )
+
+
+def _unordered(files: tuple[Path, ...]) -> Source:
+    """The instances of some files, without a place."""
+    slices, first = [], None
+    for path in files:
+        with suppress(SagittalError):
+            header = open_dicom(path, pixels=False)
+            if header.get("SOPClassUID") and header.get("SOPInstanceUID"):
+                slices.append(SourceSlice(str(header.SOPClassUID), str(header.SOPInstanceUID), 0, None))
+                first = first or header
+    if first is None:
+        raise ReadError("DICOM: none of the files names its instance")
+    shape = (max(1, _whole_number(first.get("Columns"))), max(1, _whole_number(first.get("Rows"))), len(slices))
+    return Source(_complete(first), tuple(slices), Grid(shape), None, None)
+
+
+def _whole_number(value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return 0
+
+
 @contextmanager
 def _files(source: ImageSource) -> Iterator[tuple[tuple[Path, ...], dict[str, Any]]]:
     """The files of an image and how they are read, those of an archive unpacked for the time being."""
@@ -195,11 +259,30 @@ def _whole(instance: str, lazy: Header, files: tuple[Path, ...]) -> Header:
         header = open_dicom(candidate, pixels=False)
         if len(candidates) == 1 or str(header.get("SOPInstanceUID") or "") == instance:
             break
+    return _complete(header)
+
+
+def _complete(header: Header) -> Header:
+    """With what results must repeat, and in Unicode: text that was never looked at would be written as the bytes it was."""
     for keyword in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
         if keyword in header:
             delattr(header, keyword)
+    given = header.get("SpecificCharacterSet")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's show the text that they are about
+        for tag in list(header.keys()):
+            try:
+                element = header[tag]
+                if element.VR == "SQ":
+                    for item in element.value:
+                        item.decode()
+                else:
+                    decode_element(element, given)
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError, NotImplementedError):
+                del header[tag]  # what is wrong is not handed on
+    header.SpecificCharacterSet = "ISO_IR 192"
     if not re.fullmatch(r"\d{3}[DWMY]", str(header.get("PatientAge") or "000Y")):
-        del header.PatientAge  # some write 0Y; it may be left out, and what is wrong is not handed on
+        del header.PatientAge  # some write 0Y; it may be left out
     for keyword in _STUDY:
         if header.get(keyword) is None:
             setattr(header, keyword, "")

@@ -1,0 +1,255 @@
+"""Answers to HL7 version 2.5.1: an ORU^R01 message, as hospital information systems take results (chapters 2 and 7)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydicom.dataset import Dataset as Header
+
+from sagittal.errors import ConfigError, nearest
+from sagittal.labels import ClassScores
+from sagittal.prediction import Failure, Prediction
+from sagittal.write.equipment import MANUFACTURER, Stamp
+from sagittal.write.sources import Source
+from sagittal.write.statement import Statement, make_statement
+from sagittal.write.terminology import Code, Term, Terminology
+
+MEDIA_TYPE = "application/hl7-v2"
+#: Character set as the product names it -> as MSH-18 does (HL7 table 0211), and Python's codec.
+CHARSETS = {"utf-8": ("UNICODE UTF-8", "utf-8"), "gb18030": ("GB 18030-2000", "gb18030"), "ascii": ("ASCII", "ascii")}
+#: Signs that a message is divided by, and what stands for them in text (2.7.1).
+_ESCAPES = {"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\"}
+_UNITS = {"ml": "mL", "mm2": "mm2", "px2": "{pixels2}", "voxels": "{voxels}", "1": "1"}
+_SCHEMES = {"SCT": "SCT", "DCM": "DCM"}
+_MOST_TEXT = 10_000
+_DECISION = "decision^Decision of the model^99SAGITTAL"
+_NO_DECISION = {"abstained": "82334004^Indeterminate^SCT", "refused": "373121007^Test not done^SCT"}
+
+
+@dataclass(frozen=True)
+class Parties:
+    """Who sends a message to whom (MSH-3 to 6): application and facility of both."""
+
+    sending_application: str = "SAGITTAL"
+    sending_facility: str = ""
+    receiving_application: str = ""
+    receiving_facility: str = ""
+
+
+def make_hl7(
+    answer: Prediction | Failure,
+    source: Source | None,
+    *,
+    stamp: Stamp | None = None,
+    statement: Statement | None = None,
+    parties: Parties | None = None,
+    charset: str = "utf-8",
+    terminology: Terminology | None = None,
+) -> bytes:
+    """One message; segments end in a carriage return, as 2.5.2 has it.
+
+    OBX 1 is the statement in words (FT). Of an answer an OBX follows for each class, structure or kind of object (NM, a
+    probability, size or count, with its unit) and for each decision (CWE). All are preliminary (OBX-11 ``P``). Of an
+    abstention or a refusal there is a decision alone, indeterminate or not done, with the status ``X``: no result available.
+    The study and its series are named by UID.
+
+    Parameters
+    ----------
+    answer : Prediction or Failure
+    source : Source, optional
+        ``None`` of a study that is no DICOM: the patient is not named then.
+    stamp : Stamp, optional
+        The message's control id, time and model; where left out, a new id and the present time.
+    statement : Statement, optional
+    parties : Parties, optional
+    charset : {"utf-8", "gb18030", "ascii"}
+        Signs that it lacks become question marks.
+    terminology : Terminology, optional
+
+    Raises
+    ------
+    ConfigError
+        If the character set is not known.
+    """
+    if charset not in CHARSETS:
+        raise ConfigError(f"unknown character set '{charset}' of HL7. {nearest(charset, CHARSETS)}")
+    stamp = stamp or Stamp.now(answer)
+    statement = statement or make_statement(answer, stamp.model)
+    header = None if source is None else source.header
+    segments = [
+        _message_header(stamp, parties or Parties(), CHARSETS[charset][0]),
+        _patient(header),
+        *_request(header, stamp, statement),
+        *_observations(answer, header, stamp, statement, terminology or Terminology()),
+    ]
+    text = "".join(segment + "\r" for segment in segments)
+    return text.encode(CHARSETS[charset][1], errors="replace")
+
+
+def escape(text: str) -> str:
+    r"""Text without a sign that would end a field, component, segment or message (2.7).
+
+    Line ends become ``\.br\``; other control characters ``\Xnn\``.
+
+    >>> escape("a|b^c & 100%\nend\x0b")
+    'a\\F\\b\\S\\c \\T\\ 100%\\.br\\end\\X0B\\'
+    """
+    text = re.sub("\r\n|\r|\n|\x85|\u2028|\u2029", "\n", text[:_MOST_TEXT])
+    signs = []
+    for sign in text:
+        if sign == "\n":
+            signs.append("\\.br\\")
+        elif sign in _ESCAPES:
+            signs.append(_ESCAPES[sign])
+        elif ord(sign) < 32 or 127 <= ord(sign) < 160:
+            signs.append(f"\\X{ord(sign):02X}\\")
+        elif 0xD800 <= ord(sign) <= 0xDFFF:
+            signs.append("?")
+        else:
+            signs.append(sign)
+    return "".join(signs)
+
+
+def control_id(stamp: Stamp) -> str:
+    """MSH-10: 20 signs that follow from the result, so that a message that is sent again is known as the same."""
+    return hashlib.sha256(stamp.uid("message").encode()).hexdigest()[:20].upper()
+
+
+def _message_header(stamp: Stamp, parties: Parties, charset: str) -> str:
+    fields = [
+        "MSH", "^~\\&", escape(parties.sending_application), escape(parties.sending_facility),
+        escape(parties.receiving_application), escape(parties.receiving_facility), _moment(stamp), "",
+        "ORU^R01^ORU_R01", control_id(stamp), "P", "2.5.1", "", "", "AL", "NE", "", charset,
+    ]  # fmt: skip
+    return "|".join(fields)
+
+
+def _patient(header: Header | None) -> str:
+    if header is None:
+        return "PID|1||||^^^^^^U"
+    number = escape(_line(header.get("PatientID")))
+    issuer = escape(_line(header.get("IssuerOfPatientID")))
+    birth = _line(header.get("PatientBirthDate"))
+    birth = birth if re.fullmatch(r"\d{8}", birth) else ""
+    sex = {"M": "M", "F": "F", "O": "O"}.get(_line(header.get("PatientSex")).upper(), "U")
+    return f"PID|1||{number}^^^{issuer}^MR||{_name(header.get('PatientName'))}||{birth}|{sex}"
+
+
+def _name(value: object) -> str:
+    """XPN of a DICOM name: alphabetic, ideographic and phonetic as repetitions (XPN-8 A, I, P)."""
+    made = []
+    for letter, group in zip("AIP", [str(one) for one in getattr(value, "components", ())], strict=False):
+        parts = [escape(part.strip()) for part in group.split("^")]
+        if any(parts):
+            family, given, middle, prefix, suffix = (parts + [""] * 5)[:5]
+            made.append(f"{family}^{given}^{middle}^{suffix}^{prefix}^^L^{letter}")
+    return "~".join(made) or "^^^^^^U"
+
+
+def _request(header: Header | None, stamp: Stamp, statement: Statement) -> list[str]:
+    """OBR: the order it belongs to, by accession number, and what was done."""
+    accession = "" if header is None else escape(_line(header.get("AccessionNumber")))
+    when = "" if header is None else _study_moment(header)
+    question = escape((stamp.model.question or stamp.model.name)[:190])
+    code = f"{_code_of(stamp.model.name)}^{question}^99SAGITTAL"
+    fields = [""] * 26
+    fields[0], fields[1] = "OBR", "1"
+    fields[2] = fields[18] = accession  # PS3.4 and IHE keep it in OBR-18 too
+    fields[3] = f"{control_id(stamp)}^{MANUFACTURER.upper()}"
+    fields[4] = code
+    fields[7] = when
+    fields[22] = _moment(stamp)
+    fields[24] = "RAD"
+    fields[25] = "P" if statement.state == "answered" else "X"
+    return ["|".join(fields)]
+
+
+def _observations(
+    answer: Prediction | Failure,
+    header: Header | None,
+    stamp: Stamp,
+    statement: Statement,
+    terminology: Terminology,
+) -> list[str]:
+    rows: list[tuple[str, str, str, str, str, str]] = []  # type, code, sub-id, value, unit, flag
+    rows.append(("FT", "18782-3^Radiology Study observation (narrative)^LN", "1", escape(statement.text), "", ""))
+    if statement.state == "answered":
+        rows += _lines(answer, statement, terminology)
+    else:
+        rows.append(("CWE", _DECISION, "1", _NO_DECISION[statement.state], "", ""))
+    if header is not None:
+        for code, words, keyword in (("110180", "Study Instance UID", "StudyInstanceUID"), ("112002", "Series Instance UID", "SeriesInstanceUID")):  # fmt: skip
+            rows.append(("ST", f"{code}^{words}^DCM", "1", escape(_line(header.get(keyword))), "", ""))
+    model = f"{escape(stamp.model.name[:190])}^{MANUFACTURER}^{escape(stamp.model.checksum)}^"
+    made = []
+    for n, (kind, code, sub, value, unit, flag) in enumerate(rows, start=1):
+        fields = [""] * 19
+        fields[:6] = ["OBX", str(n), kind, code, sub, value]
+        fields[6] = f"{unit}^{unit}^UCUM" if unit else ""
+        fields[8] = flag
+        fields[11] = "X" if statement.state != "answered" and code == _DECISION else "P"
+        fields[14] = _moment(stamp)
+        fields[18] = model
+        made.append("|".join(fields))
+    return made
+
+
+def _lines(
+    answer: Prediction | Failure, statement: Statement, terminology: Terminology
+) -> list[tuple[str, str, str, str, str, str]]:
+    rows = []
+    terms = terminology.find_all([one.name for one in statement.lines])
+    classes = isinstance(answer, Prediction) and isinstance(answer.finding, ClassScores)
+    for n, (line, term) in enumerate(zip(statement.lines, terms, strict=True), start=1):
+        flag = "POS" if line.held else "NEG"
+        if math.isfinite(line.size):
+            rows.append(("NM", _concept(term), str(n), _number(line.size), _UNITS.get(line.unit, line.unit), flag))
+        elif classes:
+            rows.append(("NM", _concept(term), str(n), _number(line.probability), "1", flag))
+        else:
+            rows.append(("NM", _concept(term), str(n), str(line.count), "1", flag))
+    decided = () if not isinstance(answer, Prediction) or not classes else answer.decision
+    for n, term in enumerate(terminology.find_all(decided), start=1):
+        rows.append(("CWE", _DECISION, str(n), _concept(term), "", ""))
+    return rows
+
+
+def _concept(term: Term) -> str:
+    code: Code = term.type
+    return f"{escape(code.value)}^{escape(term.name[:190])}^{_SCHEMES.get(code.scheme, '99SAGITTAL')}"
+
+
+def _code_of(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:12]
+
+
+def _number(value: float) -> str:
+    """NM allows no exponent (2.A.47)."""
+    if not math.isfinite(value):
+        return ""
+    text = f"{value:.6f}" if abs(value) < 1 else f"{value:.3f}"
+    return text.rstrip("0").rstrip(".") or "0"
+
+
+def _moment(stamp: Stamp) -> str:
+    return f"{stamp.made_at:%Y%m%d%H%M%S%z}"
+
+
+def _study_moment(header: Header) -> str:
+    date, clock = _line(header.get("StudyDate")), _line(header.get("StudyTime"))
+    if not re.fullmatch(r"\d{8}", date):
+        return ""
+    match = re.match(r"([01]\d|2[0-3])[0-5]\d([0-5]\d)?", clock)
+    return date + (match[0] if match else "")
+
+
+def _line(value: object) -> str:
+    """A header's value as one line of text; several values joined as DICOM does."""
+    if value is None:
+        return ""
+    parts: Sequence[object] = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    return " ".join("\\".join(str(part) for part in parts).split())
