@@ -1,0 +1,241 @@
+"""The scheduled check of the archive: every file's hash compared with its row, in small portions that leave the disk to others.
+
+Bits rot, disks fail and people move files. What is damaged is marked and reported at once, is not used for results any
+more, and heals when the same object is sent again or restored from a backup.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from sagittal.archive.archive import Archive
+from sagittal.archive.recover import index_orphans
+from sagittal.database.events import end_event, report
+from sagittal.database.schema import conflicts, instances, marks
+
+Damage = Literal["", "missing", "altered"]
+_BLOCK = 2**20
+#: Rows that are asked for at once.
+_AT_ONCE = 64
+_MARK = "integrity-folder"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a portion of the check found.
+
+    Attributes
+    ----------
+    files, bytes : int
+        That were read.
+    damaged : int
+        Of them, newly found missing or altered.
+    orphans : int
+        Files without rows that were indexed.
+    over : bool
+        Whether nothing is due any more.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    damaged: int = 0
+    orphans: int = 0
+    over: bool = False
+
+
+def check_files(
+    archive: Archive,
+    *,
+    every_s: float,
+    most_s: float = 10.0,
+    bytes_per_s: float = 50e6,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Checked:
+    """Check the files whose last check is longest ago, for a while.
+
+    Parameters
+    ----------
+    archive : Archive
+    every_s : float
+        Seconds after which a file is due again.
+    most_s : float
+        Seconds that this call takes.
+    bytes_per_s : float
+        Read no faster than this.
+    sleep : callable
+        Waits some seconds; tests and a service that stops give their own.
+    """
+    begun = time.monotonic()
+    now = archive.db.clock.now()
+    files = size = damaged = 0
+    over = False
+    while not over and time.monotonic() - begun < most_s:
+        rows = _due(archive, now - every_s)
+        over = len(rows) < _AT_ONCE
+        for row in rows:
+            damage = damage_of(archive.path_of(row.path), row.sha256, row.size)
+            _write_down(archive, row.id, damage, now)
+            files, size = files + 1, size + row.size
+            damaged += bool(damage) and not row.damage
+            ahead = size / bytes_per_s - (time.monotonic() - begun)
+            if ahead > 0:
+                sleep(min(ahead, 1.0))
+            if time.monotonic() - begun >= most_s:
+                over = False
+                break
+    if damaged:
+        report_damage(archive)
+    return Checked(files, size, damaged, _check_folder(archive), over)
+
+
+def _due(archive: Archive, before: float) -> Sequence[Any]:
+    """Rows to check, the longest unchecked first; those never checked come first of all once they are old enough."""
+    columns = (instances.c.id, instances.c.path, instances.c.sha256, instances.c.size, instances.c.damage)
+    with archive.db.read() as c:
+        never = c.execute(
+            sa.select(*columns)
+            .where(instances.c.checked_at.is_(None), instances.c.arrived_at <= before)
+            .order_by(instances.c.id)
+            .limit(_AT_ONCE)
+        ).all()
+        if never:
+            return never
+        return c.execute(
+            sa.select(*columns).where(instances.c.checked_at <= before).order_by(instances.c.checked_at).limit(_AT_ONCE)
+        ).all()
+
+
+def damage_of(path: Path, sha256: str, size: int) -> Damage:
+    """What is wrong with a file; empty if nothing is."""
+    try:
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    except OSError:
+        return "missing"
+    try:
+        if os.fstat(file).st_size != size:
+            return "altered"
+        digest = hashlib.sha256()
+        while block := os.read(file, _BLOCK):
+            digest.update(block)
+        if hasattr(os, "posix_fadvise"):  # what is only checked needs not push out of memory what is used
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        return "" if digest.hexdigest() == sha256 else "altered"
+    except OSError:
+        return "altered"
+    finally:
+        os.close(file)
+
+
+def _write_down(archive: Archive, instance_id: int, damage: Damage, now: float) -> None:
+    with archive.db.write() as c:
+        c.execute(sa.update(instances).where(instances.c.id == instance_id).values(checked_at=now, damage=damage))
+
+
+def check_instance(archive: Archive, instance_id: int) -> Damage:
+    """Check one file now; what is wrong with it, empty if nothing is.
+
+    Raises
+    ------
+    KeyError
+        If there is no such instance.
+    """
+    columns = (instances.c.path, instances.c.sha256, instances.c.size)
+    with archive.db.read() as c:
+        row = c.execute(sa.select(*columns).where(instances.c.id == instance_id)).first()
+    if row is None:
+        raise KeyError(instance_id)
+    damage = damage_of(archive.path_of(row.path), row.sha256, row.size)
+    _write_down(archive, instance_id, damage, archive.db.clock.now())
+    report_damage(archive)
+    return damage
+
+
+def report_damage(archive: Archive) -> int:
+    """Tell the administrator how many files are damaged, or that none is any more; the number."""
+    with archive.db.read() as c:
+        count = int(
+            c.execute(sa.select(sa.func.count()).select_from(instances).where(instances.c.damage != "")).scalar_one()
+        )
+    if not count:
+        end_event(archive.db, "damaged")
+        return 0
+    with archive.db.write() as c:
+        report(
+            c,
+            "damaged",
+            "error",
+            f"{count} files of the archive are missing or altered: send them again, or restore them from a backup.",
+        )
+    return count
+
+
+def _check_folder(archive: Archive) -> int:
+    """Look for files without rows in the next folder; how many were indexed. The newest is left to those who receive."""
+    names = archive.shelves.names()[:-1]
+    if not names:
+        return 0
+    with archive.db.read() as c:
+        last = str(c.execute(sa.select(marks.c.value).where(marks.c.name == _MARK)).scalar() or "")
+    name = next((n for n in names if n > last), names[0])
+    indexed, strays = index_orphans(archive, name)
+    with archive.db.write() as c:
+        changed = c.execute(sa.update(marks).where(marks.c.name == _MARK).values(value=name))
+        if not changed.rowcount:
+            c.execute(sa.insert(marks).values(name=_MARK, value=name))
+        if strays:
+            report(
+                c,
+                "strays",
+                "warning",
+                f"{strays} files lie in the archive's folder that it did not receive. They are not touched.",
+                name,
+            )
+    return indexed
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How the archive is filled; what the administrator's page shows. Bytes, counts and seconds since 1970."""
+
+    used: int
+    free: int
+    studies: int
+    instances: int
+    damaged: int
+    unsettled_conflicts: int
+    oldest_check: float | None
+    unchecked: int
+
+
+def storage_of(archive: Archive) -> Storage:
+    """How the archive is filled."""
+    import shutil
+
+    from sagittal.database.schema import studies
+
+    with archive.db.read() as c:
+        count, used, oldest, checked = c.execute(
+            sa.select(
+                sa.func.count(),
+                sa.func.coalesce(sa.func.sum(instances.c.size), 0),
+                sa.func.min(instances.c.checked_at),
+                sa.func.count(instances.c.checked_at),
+            )
+        ).one()
+        damaged = c.execute(
+            sa.select(sa.func.count()).select_from(instances).where(instances.c.damage != "")
+        ).scalar_one()
+        open_ = c.execute(
+            sa.select(sa.func.count()).select_from(conflicts).where(conflicts.c.settled_at.is_(None))
+        ).scalar_one()
+        number = c.execute(sa.select(sa.func.count()).select_from(studies)).scalar_one()
+    free = shutil.disk_usage(archive.folder).free
+    return Storage(int(used), free, number, count, damaged, open_, oldest, count - checked)

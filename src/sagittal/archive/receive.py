@@ -1,0 +1,216 @@
+"""Receiving one object: bytes come in, and only when they are safe on the disk and indexed is there a receipt.
+
+In this order: the bytes go into ``incoming/<random>.part``, with a cap; the file is flushed; it is renamed to a name made
+of our own hash of it; the folder is flushed; the rows are written with full synchronisation; the receipt is given.
+Whatever fails before leaves nothing behind but, after a power loss, a file that the next start deletes or indexes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from sagittal.archive.disk import flush, hold, told, write_all
+from sagittal.archive.elements import More, find_elements, find_meta
+from sagittal.archive.header import Header, check_syntax, read_header
+from sagittal.archive.meta import PREAMBLE, FileMeta, harmless
+from sagittal.archive.refused import Refused
+from sagittal.archive.rows import Arrival
+from sagittal.errors import ServeError
+
+if TYPE_CHECKING:
+    from sagittal.archive.archive import Archive
+
+Outcome = Literal["stored", "already", "conflict"]
+#: Bytes that are gathered before they are written; a CT slice is written at once, when its header was understood.
+_GATHERED = 2**20
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of an object that is safe now.
+
+    Attributes
+    ----------
+    outcome : {"stored", "already", "conflict"}
+        New; there already with the same data set; or kept beside another of the same UID, and shown to an administrator.
+    instance_id, series_id, study_id : int
+        Rows.
+    """
+
+    outcome: Outcome
+    instance_id: int
+    series_id: int
+    study_id: int
+
+
+class Incoming:
+    """An object that is being received; made by :meth:`sagittal.archive.archive.Archive.receive`.
+
+    Used by one thread. As a context manager it is abandoned unless it was finished.
+    """
+
+    def __init__(self, archive: Archive, source: str, meta: FileMeta | None, *, result: bool = False) -> None:
+        self._archive, self._source, self._meta, self._result = archive, source, meta, result
+        self._sha = hashlib.sha256()
+        self._pieces: list[bytes] = []
+        self._gathered = 0
+        self._size = 0
+        self._head = b""  # the beginning of what was written, for its header
+        self._begun = False
+        self._file = -1
+        self._part = Path()
+        self._over = False
+        self.cleaned = False
+        if meta is not None:
+            check_syntax(meta.transfer_syntax_uid)
+            self._begun = True
+            self._take(meta.encode())
+
+    def __enter__(self) -> Incoming:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abandon()
+
+    @property
+    def size(self) -> int:
+        """Bytes that came in so far, with the preamble and meta information of the file."""
+        return self._size
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take some more bytes of the stream.
+
+        Raises
+        ------
+        Refused
+            If there are more than an object may have, or the beginning is that of no object that is kept; nothing is
+            left of it then.
+        ArchiveFull, ServeError
+            If the disk does not take them.
+        """
+        if self._over:
+            raise ServeError("the object was finished or abandoned before")
+        try:
+            piece = data if isinstance(data, bytes) else bytes(data)
+            if self._size + len(piece) > self._archive.limits.most_object:
+                raise Refused("too-large", f"more than the {self._archive.limits.most_object:,} bytes that are allowed")
+            if not self._begun:
+                piece = b"".join((*self._pieces, piece))
+                if len(piece) < PREAMBLE + 4:
+                    self._pieces = [piece]
+                    return
+                self._pieces, self._begun = [], True
+                piece, self.cleaned = harmless(piece)
+            self._take(piece)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def finish(self) -> Receipt:
+        """Make it safe: flushed, renamed, indexed.
+
+        Raises
+        ------
+        Refused
+            If it is no object that is kept; nothing is left of it then.
+        ArchiveFull, ServeError
+            If disk or database do not take it; nothing is left of it then, and it may be sent again.
+        """
+        if self._over:
+            raise ServeError("the object was finished or abandoned before")
+        try:
+            receipt = self._finish()
+        except BaseException as error:
+            self._fail(error)
+            raise
+        self._over = True
+        self._archive.left(self)
+        if self.cleaned:
+            self._archive.cleaned()
+        return receipt
+
+    def abandon(self) -> None:
+        """Forget it, as when the association broke. After :meth:`finish` this does nothing."""
+        if self._over:
+            return
+        self._over = True
+        self._pieces, self._head = [], b""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        if self._part.name:
+            with suppress(OSError):
+                os.unlink(self._part)
+        self._archive.left(self)
+
+    def _fail(self, error: BaseException) -> None:
+        self.abandon()
+        self._archive.failed(self._source, error)
+
+    def _take(self, piece: bytes) -> None:
+        self._sha.update(piece)
+        self._pieces.append(piece)
+        self._size += len(piece)
+        self._gathered += len(piece)
+        if self._gathered >= _GATHERED:
+            self._write()
+
+    def _write(self) -> None:
+        with told():
+            if self._file < 0:
+                self._head = b"".join(self._pieces)
+                with suppress(More):  # early, so that what is refused does not come in whole
+                    check_syntax(find_meta(self._head, 2**62).syntax)
+                self._open()
+            self._archive.check_space(self._gathered)
+            write_all(self._file, self._pieces)
+        self._pieces, self._gathered = [], 0
+
+    def _open(self) -> None:
+        self._part = self._archive.incoming / f"{secrets.token_hex(16)}.part"
+        self._file = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        hold(self._file)
+
+    def _finish(self) -> Receipt:
+        if not self._begun:
+            raise Refused("unreadable", "not a DICOM file: it has fewer bytes than a preamble")
+        if self._file < 0:
+            header = self._understood(b"".join(self._pieces))
+            with told():
+                self._archive.check_space(self._gathered)
+                self._open()
+                write_all(self._file, self._pieces)
+        else:
+            if self._pieces:
+                self._write()
+            header = self._understood(self._head)
+        self._pieces, self._head = [], b""
+        with told():
+            flush(self._file)
+        arrival = Arrival(header, "", self._sha.hexdigest(), self._size, self._source, self._result)
+        receipt = self._archive.keep(self._part, arrival)
+        os.close(self._file)
+        self._file, self._part = -1, Path()
+        return receipt
+
+    def _understood(self, head: bytes) -> Header:
+        """The header, from the beginning at hand or, where that is not enough, from the file."""
+        character_set = self._archive.limits.default_character_set
+        try:
+            header = read_header(find_elements(head, self._size), self._size, default_character_set=character_set)
+        except More:
+            with told(), mmap.mmap(self._file, self._size, access=mmap.ACCESS_READ) as whole:
+                header = read_header(find_elements(whole, self._size), self._size, default_character_set=character_set)
+                header.elements.detach()
+        if self._meta is not None and (
+            header.sop_instance_uid != self._meta.sop_instance_uid or header.sop_class_uid != self._meta.sop_class_uid
+        ):
+            raise Refused("mismatch", "the data set holds another SOP class or instance than was announced")
+        return header
