@@ -91,15 +91,16 @@ def plain(value: Any) -> Any:
 
 
 def command(
-    *, brief: str, examples: str, reads: bool = False, alias: str | None = None
+    *, brief: str, examples: str, reads: bool = False, alias: str | None = None, settings: bool = True
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function of this package as a command of its name.
 
     The function takes a :class:`Desk` first, then its options. The common options are added here, and its exceptions
     end in the documented exit codes. Where it `reads` a source, the options of reading are added too, and reach it as
-    one :class:`ReadOptions` named ``read``.
+    one :class:`ReadOptions` named ``read``. Without `settings` it has a ``--config`` of its own kind, or none.
     """
-    added = (*(READING if reads else ()), *_common)
+    common_options = [one for one in _common if settings or one.name not in ("config", "print_config")]
+    added = (*(READING if reads else ()), *common_options)
 
     def register(body: Callable[..., None]) -> Callable[..., None]:
         name = body.__name__.removesuffix("_")
@@ -110,14 +111,14 @@ def command(
 
         @functools.wraps(body)
         def guarded(ctx: typer.Context, **options: Any) -> None:
-            common = {key: options.pop(key) for key in (*_NOT_SETTINGS, "json_", "quiet")}
+            common = {one.name: options.pop(one.name) for one in common_options}
             if reads:
                 options["read"] = read_options(options)
             reporter = Terminal(quiet=common["quiet"])
             desk = Desk(name, reporter, common["json_"], _file(ctx))
             with _quiet_libraries(reporter, debug=common["debug"]):
                 try:
-                    if common["print_config"]:
+                    if common.get("print_config"):
                         print(to_json(_settings(ctx)))
                     else:
                         body(desk, **options)

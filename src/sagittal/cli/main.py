@@ -12,6 +12,7 @@ import typer
 
 from sagittal import __version__
 from sagittal.cli import (  # each registers its command
+    audit,
     check,
     compare,
     demo,
@@ -23,14 +24,32 @@ from sagittal.cli import (  # each registers its command
     plan,
     predict,
     report,
+    serve,
     train,
+    users,
 )
 from sagittal.cli.command import app, close_pipe, finish
 from sagittal.cli.exits import Exit
 from sagittal.cli.terminal import prepare_streams
 
 #: Help lists the commands in the order of the journey.
-_JOURNEY = (ingest, check, plan, train, evaluate, predict, explain, compare, report, info, doctor, demo)
+_JOURNEY = (
+    ingest,
+    check,
+    plan,
+    train,
+    evaluate,
+    predict,
+    explain,
+    compare,
+    report,
+    serve,
+    users,
+    audit,
+    info,
+    doctor,
+    demo,
+)
 _ORDER = [module.__name__.rpartition(".")[2] for module in _JOURNEY]
 app.registered_commands.sort(key=lambda known: _ORDER.index(known.name) if known.name in _ORDER else len(_ORDER))
 

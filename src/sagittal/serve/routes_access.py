@@ -48,22 +48,22 @@ class Login(_Body):
     """A name and its password."""
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
-    password: Annotated[str, Field(min_length=1, max_length=256)]
+    password: Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 class NewPassword(_Body):
     """What a one-time link takes: a password, and a name where it makes the first administrator."""
 
     name: Annotated[str, Field(max_length=128)] = ""
-    password: Annotated[str, Field(min_length=1, max_length=256)]
+    password: Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 class ChangedSelf(_Body):
     """What users change of themselves."""
 
     language: Annotated[str, Field(max_length=8)] | None = None
-    password: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    old_password: Annotated[str, Field(max_length=256)] = ""
+    password: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    old_password: Annotated[str, Field(max_length=1024)] = ""
 
 
 class NewUser(_Body):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 #: Methods that change nothing.
 SAFE = ("GET", "HEAD", "OPTIONS")
 #: Folders of files without data, which anyone may have.
-OPEN_MOUNTS = ("/static", "/viewer")
+OPEN_MOUNTS = ("/assets", "/viewer")
 
 
 @dataclass(frozen=True)

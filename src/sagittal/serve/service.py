@@ -7,29 +7,48 @@ database last.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from sagittal import __version__
+from sagittal.archive.archive import Archive, Limits
+from sagittal.archive.complete import close_committed, close_quiet_series
+from sagittal.archive.integrity import check_files
+from sagittal.archive.recover import recover
 from sagittal.database.connect import Database
+from sagittal.database.events import end_event, report_event
+from sagittal.errors import ServeError
+from sagittal.jobs.answer_job import AnswerJob, ChooseJob, after_answer
+from sagittal.jobs.packages import read_packages
+from sagittal.jobs.pool import Pool
+from sagittal.jobs.predict_now import PredictNow
+from sagittal.jobs.queue import Queue
+from sagittal.jobs.supervise import Handler, Supervisor, Tick
 from sagittal.protect.audit import Audit
+from sagittal.protect.links import make_link
 from sagittal.protect.rate import Rate
+from sagittal.protect.sessions import sweep_sessions
+from sagittal.protect.users import administrators
+from sagittal.serve.app import make_app
 from sagittal.serve.config import Access, Config, read_secret
+from sagittal.serve.dicom_node import DicomNode
 from sagittal.serve.health import Health, add_checks
+from sagittal.serve.listen import Listener
 from sagittal.serve.metrics import Metrics
 
 if TYPE_CHECKING:
-    from sagittal.archive.archive import Archive
-    from sagittal.jobs.pool import Pool
-    from sagittal.jobs.queue import Queue
     from sagittal.protect.oidc import Provider
-    from sagittal.serve.dicom_node import DicomNode
 
 _log = logging.getLogger(__name__)
+
+#: Seconds between looks at what is due now and then.
+_QUIET_S, _SWEEP_S, _CHECK_S = 1.0, 600.0, 300.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +99,10 @@ class Service:
     audit : Audit
     queue : Queue
     pool : Pool
+    supervisor : Supervisor
+        Whose threads do the jobs.
+    predict_now : PredictNow
+        For answers that a caller waits for.
     node : DicomNode, optional
         ``None`` where DICOM is off.
     oidc : Provider, optional
@@ -88,6 +111,8 @@ class Service:
     rates : Rates
     stopping : threading.Event
         Set when the service ends: whatever goes on by itself stops then.
+    closers : list of (name, callable)
+        What ends each part, in the order in which they began.
     """
 
     config: Config
@@ -96,13 +121,15 @@ class Service:
     audit: Audit
     queue: Queue
     pool: Pool
+    supervisor: Supervisor
+    predict_now: PredictNow
     node: DicomNode | None = None
     oidc: Provider | None = None
     metrics: Metrics = field(default_factory=Metrics)
     health: Health = field(default_factory=Health)
     rates: Rates = field(default_factory=lambda: Rates.of(Access()))
     stopping: threading.Event = field(default_factory=threading.Event)
-    closers: list[Callable[[], Any]] = field(default_factory=list)
+    closers: list[tuple[str, Callable[[], Any]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         add_checks(self.health, self)
@@ -111,15 +138,15 @@ class Service:
         """End everything in the other order in which it was started; one part that fails does not keep the others."""
         self.stopping.set()
         while self.closers:
-            close = self.closers.pop()
+            name, close = self.closers.pop()
             try:
                 close()
             except Exception:
-                _log.exception("a part could not be stopped")
+                _log.exception("%s could not be stopped", name)
 
 
 def open_service(config: Config) -> Service:
-    """A service whose parts are there and do nothing yet: database, archive, trail, models; no port, no thread.
+    """A service whose parts are there and do nothing yet: no port, no thread, no process.
 
     Parameters
     ----------
@@ -128,46 +155,47 @@ def open_service(config: Config) -> Service:
     Raises
     ------
     ConfigError, PackageError
-        If a model, a secret's file or the identity provider's table is wrong.
+        If a model, a secret's file, a certificate or the identity provider's table is wrong.
     ServeError, ResourceError
         If the database or the archive cannot be opened.
     """
-    import numpy as np
-
-    from sagittal.archive.archive import Archive, Limits
-    from sagittal.database.events import end_event, report_event
-    from sagittal.jobs.packages import read_packages
-    from sagittal.jobs.pool import Pool
-    from sagittal.jobs.queue import Queue
-
     models = read_packages(config.model)
     provider = make_provider(config)
-    with contextlib.ExitStack() as opened:
+    closers: list[tuple[str, Callable[[], Any]]] = []
+    try:
         config.server.data.mkdir(parents=True, exist_ok=True, mode=0o700)
         db = Database.open(config.server.database_url)
-        opened.callback(db.close)
+        closers.append(("database", db.close))
         limits = Limits(config.limits.disk_reserve_bytes, config.dicom.most_object_bytes)
         archive = Archive(db, config.server.data / "archive", limits)
-        opened.callback(archive.close)
-
-        def over(code: str, about: str) -> None:
-            end_event(db, code, about)
-
-        pool = Pool(models, report=partial(report_event, db), ended=over)
-        opened.callback(pool.stop)
+        closers.append(("archive", archive.close))
+        audit, queue = Audit(db), Queue(db, rng=np.random.default_rng())
+        pool = Pool(models, report=partial(report_event, db), ended=lambda code, about: _over(db, code, about))
+        closers.append(("models", pool.stop))
+        supervisor = _supervisor(config, db, archive, queue, pool)
         service = Service(
             config,
             db,
             archive,
-            Audit(db),
-            Queue(db, rng=np.random.default_rng()),
+            audit,
+            queue,
             pool,
+            supervisor,
+            PredictNow(pool),
+            node=_node(config, archive, audit, supervisor) if config.dicom.port else None,
             oidc=provider,
             rates=Rates.of(config.access),
         )
-        opened.pop_all()
-    service.closers.extend((db.close, archive.close, pool.stop))
+    except BaseException:
+        for _, close in reversed(closers):
+            close()
+        raise
+    service.closers.extend(closers)
     return service
+
+
+def _over(db: Database, code: str, about: str) -> None:
+    end_event(db, code, about)
 
 
 def make_provider(config: Config) -> Provider | None:
@@ -187,3 +215,99 @@ def make_provider(config: Config) -> Provider | None:
     return Provider(
         asked.issuer, asked.client_id, secret, role_claim=asked.role_claim, roles=asked.roles, scopes=asked.scopes
     )
+
+
+def _supervisor(config: Config, db: Database, archive: Archive, queue: Queue, pool: Pool) -> Supervisor:
+    """Threads for each kind of job, and for what is due now and then."""
+    handlers: dict[str, Handler] = {
+        "choose": ChooseJob(queue, lambda: pool.models),
+        "answer": AnswerJob(queue, archive, pool, config.server.data / "spool"),
+    }
+    ticks = (
+        Tick("completeness", _QUIET_S, lambda: close_quiet_series(db, config.completeness.silence_s, db.clock.now())),
+        Tick("sessions", _SWEEP_S, lambda: sweep_sessions(db, idle_s=config.access.session_idle_s)),
+        Tick("integrity", _CHECK_S, lambda: check_files(archive, every_s=config.integrity.check_every_s)),
+    )
+    return Supervisor(
+        queue, handlers, threads={"answer": max(1, len(pool.models))}, ticks=ticks, after=partial(after_answer, queue)
+    )
+
+
+def _node(config: Config, archive: Archive, audit: Audit, supervisor: Supervisor) -> DicomNode:
+    """The DICOM node, which does not listen yet."""
+
+    def committed(uids: Sequence[str]) -> None:
+        if config.completeness.commitment:
+            close_committed(archive.db, uids)
+            supervisor.wake()
+
+    return DicomNode(config.dicom, archive, host=config.dicom_host, audit=audit, on_committed=committed)
+
+
+def start_service(service: Service) -> Listener:
+    """Start everything; what was started is stopped again where a part cannot.
+
+    Returns
+    -------
+    Listener
+        Of pages and programs, which tells its address.
+
+    Raises
+    ------
+    ServeError
+        If a port cannot be had, or another process works with the same folder.
+    ConfigError
+        If the certificate cannot be used.
+    """
+    try:
+        return _start(service)
+    except BaseException:
+        service.stop()
+        raise
+
+
+def _start(service: Service) -> Listener:
+    config = service.config
+    listener = Listener(make_app(service), config.server)
+    found = recover(service.archive)
+    if found.parts or found.orphans:
+        _log.warning("%d unfinished files were deleted, %d finished ones indexed", found.parts, found.orphans)
+    service.audit.record(
+        "sagittal", "start", details={"version": __version__, "models": [m.label for m in service.pool.models]}
+    )
+    service.closers.append(("trail", lambda: service.audit.record("sagittal", "stop")))
+    service.supervisor.start()
+    service.closers.append(("workers", lambda: service.supervisor.stop(config.server.stop_s)))
+    threading.Thread(target=service.pool.warm, name="warm", daemon=True).start()
+    if service.node is not None:
+        service.node.start()
+        service.closers.append(("DICOM node", lambda: _stop_node(service)))
+        service.health.checks["dicom"] = lambda: _listens(service)
+    listener.start()
+    service.closers.append(("pages", listener.stop))
+    return listener
+
+
+def _stop_node(service: Service) -> None:
+    if service.node is not None:
+        service.node.stop(service.config.server.stop_s)
+
+
+def _listens(service: Service) -> str:
+    try:
+        return "" if service.node is not None and service.node.port else "closed"
+    except ServeError:
+        return "closed"
+
+
+def first_link(service: Service, address: str) -> str:
+    """The address at which the first administrator comes in; empty where there is one already.
+
+    Parameters
+    ----------
+    address : str
+        Of the service, as a browser writes it.
+    """
+    if administrators(service.db):
+        return ""
+    return f"{address}/link#{make_link(service.db)}"
