@@ -7,11 +7,12 @@ at fails with the reason, which is for the queue to try again, and the next requ
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,6 +30,8 @@ _BARE_BYTES = 400 * 2**20
 _MOST_ENDS, _ENDS_S, _REST_S = 5, 300.0, 60.0
 #: Seconds that a model waits for memory which others still use.
 _MEMORY_WAIT_S = 300.0
+#: How a process ended -> code of the event.
+_CODES = {"hang": "model-hangs", "time": "model-too-slow", "memory": "model-memory", "crash": "model-crashed"}
 
 State = Literal["cold", "loading", "ready", "failed"]
 #: Who is told of trouble: code, level, message, about.
@@ -48,6 +51,7 @@ class _Place:
     used: float = 0.0
     need: int = 0
     ends: list[float] = field(default_factory=list)
+    troubles: set[str] = field(default_factory=set)
     error: str = ""
 
     @property
@@ -92,6 +96,8 @@ class Pool:
         self._command = command
         self._report = report or _quiet
         self._over = ended or _quiet_end
+        # Of its own: who listens to a process must not wait for a database.
+        self._telling = ThreadPoolExecutor(1, thread_name_prefix="sagittal-pool")
         self._making = threading.Condition()
         self._stopped = False
         each = threads or cores()
@@ -225,11 +231,13 @@ class Pool:
         worker = self._ready(place)
         place.used = time.monotonic()
         future = worker.ask(request, limit_s=limit_s, progress=progress)
-        future.add_done_callback(lambda _: self._settled(place))
+        future.add_done_callback(lambda done: self._settled(place, done))
         return future
 
-    def _settled(self, place: _Place) -> None:
+    def _settled(self, place: _Place, done: Future[Any]) -> None:
         place.used = time.monotonic()
+        if place.troubles and done.exception() is None:
+            self._well(place)
         with self._making:
             self._making.notify_all()
 
@@ -252,18 +260,12 @@ class Pool:
                 place.worker = self._load(place)
             except (SagittalError, OSError) as error:
                 place.state, place.error = "failed", str(error)
-                self._report(
-                    "model-not-loaded",
-                    "error",
-                    f"the model {place.model.name} could not be loaded: {error}",
-                    place.model.name,
-                )
+                self._trouble(place, "model-not-loaded", f"it could not be loaded: {error}")
                 raise
             place.state = "ready"
             place.used = time.monotonic()
             place.need = max(place.need, place.bytes)
-        self._over("model-not-loaded", place.model.name)
-        return place.worker
+            return place.worker
 
     def _load(self, place: _Place) -> Worker:
         worker = Worker(place.limits, command=self._command, on_end=lambda ended: self._ended(place, ended))
@@ -320,12 +322,28 @@ class Pool:
         if place.state == "ready":
             place.state = "cold"
         place.error = str(ended)
-        code = {"hang": "model-hangs", "time": "model-too-slow", "memory": "model-memory"}.get(
-            ended.how, "model-crashed"
-        )
-        self._report(code, "error", f"{place.model.name}: {ended}. What it was at is tried again.", place.model.name)
+        self._trouble(place, _CODES.get(ended.how, "model-crashed"), f"{ended}. What it was at is tried again.")
         with self._making:
             self._making.notify_all()
+
+    def _trouble(self, place: _Place, code: str, message: str) -> None:
+        place.troubles.add(code)
+        self._tell(self._report, code, "error", f"{place.model.name}: {message}", place.model.name)
+
+    def _well(self, place: _Place) -> None:
+        """It works again."""
+        while place.troubles:
+            self._tell(self._over, place.troubles.pop(), place.model.name)
+
+    def _tell(self, who: Callable[..., None], *what: str) -> None:
+        def tell() -> None:
+            try:
+                who(*what)
+            except Exception as error:
+                _log.warning("%s could not be told (%s)", what[0], type(error).__name__)
+
+        with contextlib.suppress(RuntimeError):  # it was stopped
+            self._telling.submit(tell)
 
     def kill(self, checksum: str, why: str) -> None:
         """End the process of a model at once, as when what it is at was cancelled."""
@@ -345,6 +363,7 @@ class Pool:
             thread.join()
         for place in self._places.values():
             place.state, place.worker = "cold", None
+        self._telling.shutdown()
 
 
 def _quiet(code: str, level: str, message: str, about: str) -> None:

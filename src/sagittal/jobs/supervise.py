@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 #: Seconds between two looks into an empty queue; what is queued by this process is taken at once.
 LOOK_S = 0.25
+#: Seconds before the queue is asked again when it could not be reached; twice as long each time, up to half a minute.
+FIRST_WAIT_S = 1.0
 #: Errors that another try meets again.
 FINAL: tuple[type[Exception], ...] = (ConfigError, PackageError, MissingPackageError)
 
@@ -191,8 +193,9 @@ class Supervisor:
             left = list(self._working.values())
         for work in left:
             work.lose()
+        deadline = max(deadline, time.monotonic() + 2.0)
         for thread in self._threads:
-            thread.join(max(deadline - time.monotonic(), 0) + 2.0)
+            thread.join(max(deadline - time.monotonic(), 0))
         with self._lock:
             stuck = list(self._working.values())
         for work in stuck:  # its thread does not come back; another process may have the job
@@ -213,7 +216,7 @@ class Supervisor:
             except Exception as error:  # the database is locked, or gone for a while
                 failures += 1
                 _log.warning("the queue cannot be reached: %s", _words(error))
-                self._stop.wait(min(0.5 * 2**failures, 30.0))
+                self._stop.wait(min(FIRST_WAIT_S * 2.0 ** min(failures - 1, 10), 30.0))
                 continue
             if job is None:
                 with self._wake:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 import time
 from dataclasses import asdict
@@ -21,10 +23,19 @@ from sagittal.write.equipment import ModelFacts
 
 _log = logging.getLogger(__name__)
 
+#: What a result's objects are made by; the second is an optional package, and missing until it is asked for.
+_WRITERS = ("sagittal.jobs.make_objects", "highdicom", "PIL.ImageFont", "skimage.measure", "nibabel")
+
 
 def warm_up(model: AnyModel) -> float:
-    """Seconds that a run on an empty study of the model's own size took; what it says of it does not matter."""
+    """Seconds that a run on an empty study of the model's own size took; what it says of it does not matter.
+
+    What writes results is imported as well: the first result would wait a second or two for it.
+    """
     start = time.perf_counter()
+    for name in _WRITERS:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     try:
         model.predict(empty_case(model.plan))
     except SagittalError as error:  # an empty study need not be one that the model knows
