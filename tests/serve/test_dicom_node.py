@@ -11,20 +11,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pydicom
 import pytest
 import sqlalchemy as sa
 from pydicom.uid import generate_uid
 
-from sagittal.archive.archive import Archive, Limits
+from sagittal.archive.archive import Archive
 from sagittal.archive.refused import ArchiveFull
-from sagittal.database.connect import Database
 from sagittal.database.events import open_events
 from sagittal.database.schema import audit, conflicts, instances, refusals
 from sagittal.errors import ConfigError, ServeError
@@ -40,55 +38,6 @@ import dicom_peer  # noqa: E402
 from dicom_peer import CT, ECHO, EXPLICIT, IMPLICIT, VERIFICATION, Peer, bare_data_set, context  # noqa: E402
 
 sys.path.remove(str(FOLDER))
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Iterator[Archive]:
-    db = Database.open(f"sqlite:///{tmp_path / 'sagittal.db'}")
-    yield Archive(db, tmp_path / "archive", Limits(disk_reserve=0))
-    db.close()
-
-
-@pytest.fixture
-def start(archive: Archive) -> Iterator[Callable[..., DicomNode]]:
-    """Starts a node; options of ``[dicom]`` and of the node by name."""
-    nodes: list[DicomNode] = []
-
-    def start(wire: WireLimits | None = None, **fields: Any) -> DicomNode:
-        own = {name: fields.pop(name) for name in ("audit", "on_committed", "on_report") if name in fields}
-        node = DicomNode(Dicom(port=0, **fields), archive, wire=wire, **own)
-        node.start()
-        nodes.append(node)
-        return node
-
-    yield start
-    for node in nodes:
-        node.stop(0.0)
-
-
-@pytest.fixture
-def ct(tmp_path: Path, make_slice: Callable[..., Path]) -> Path:
-    """A CT slice in a file."""
-    return make_slice()
-
-
-@pytest.fixture
-def make_slice(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a CT slice of noise; the same bytes for the same number."""
-
-    def make(number: int = 0, *, size: int = 64, uid: str = "", folder: str = "sent") -> Path:
-        source = pydicom.dcmread(pydicom.data.get_testdata_file("CT_small.dcm"))
-        pixels = np.random.default_rng(number).integers(0, 2000, (size, size), np.int16)
-        source.Rows = source.Columns = size
-        source.PixelData = pixels.tobytes()
-        source.SOPInstanceUID = source.file_meta.MediaStorageSOPInstanceUID = uid or f"1.2.826.0.1.77.{number + 1}"
-        source.PatientName, source.PatientID = "Secret^Name", "SECRET-ID"
-        path = tmp_path / folder / f"{number}.dcm"
-        path.parent.mkdir(exist_ok=True)
-        source.save_as(path)
-        return path
-
-    return make
 
 
 def rows(archive: Archive, table: sa.Table = instances) -> list[Any]:

@@ -1,20 +1,29 @@
-"""The data sets of storage commitment: what is asked, and what is reported. Standard: PS3.4 tables J.3-1 and J.3-2."""
+"""The data sets of storage commitment: what is asked, and what is reported. Standard: PS3.4 tables J.3-1 and J.3-2.
+
+Only two encodings are agreed for them, and only five elements matter, so they are taken apart and put together by hand:
+without recursion, with every length compared with what is there, and without a library that tells its log what it reads.
+"""
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
-from typing import TYPE_CHECKING
 
 from sagittal.archive.refused import Refused
+from sagittal.guard.limits import MAX_SEQUENCE_DEPTH
 from sagittal.serve.dimse import is_uid
-
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
 
 #: References in one request; the largest studies have about 10,000 objects.
 MOST_ITEMS = 20_000
 _IMPLICIT = "1.2.840.10008.1.2"
+_CLASS, _INSTANCE, _TRANSACTION, _REASON = 0x00081150, 0x00081155, 0x00081195, 0x00081197
+_FAILED, _REFERENCED = 0x00081198, 0x00081199
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_UNDEFINED = 0xFFFFFFFF
+_LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+_head = struct.Struct("<HHI")
+_explicit_head = struct.Struct("<HH2sH")
 
 Item = tuple[str, str]  # class, instance
 
@@ -56,11 +65,12 @@ def read_action(data: bytes, syntax: str) -> tuple[str, list[Item]]:
     Refused
         If it cannot be read, or names too many objects or none.
     """
-    header = _read(data, syntax)
-    items = _references(header, "ReferencedSOPSequence")
+    implicit = syntax == _IMPLICIT
+    transaction, sequences = _read(data, implicit)
+    items = list(_references(data, sequences.get(_REFERENCED), implicit))
     if not items:
         raise Refused("unreadable", "no objects are named")
-    return _transaction(header), [(uid, instance) for uid, instance, _ in items]
+    return transaction, items
 
 
 def read_report(data: bytes, syntax: str) -> tuple[str, int]:
@@ -71,83 +81,129 @@ def read_report(data: bytes, syntax: str) -> tuple[str, int]:
     Refused
         If it cannot be read.
     """
-    header = _read(data, syntax)
-    return _transaction(header), len(_references(header, "FailedSOPSequence"))
+    implicit = syntax == _IMPLICIT
+    transaction, sequences = _read(data, implicit)
+    return transaction, sum(1 for _ in _references(data, sequences.get(_FAILED), implicit))
+
+
+def _read(data: bytes, implicit: bool) -> tuple[str, dict[int, tuple[int, int]]]:
+    """The transaction's UID, and where the sequences lie."""
+    transaction, sequences = "", {}
+    for tag, start, end in _elements(data, 0, len(data), implicit):
+        if tag == _TRANSACTION:
+            transaction = _text(data[start:end])
+        elif tag in (_FAILED, _REFERENCED):
+            sequences[tag] = (start, end)
+    if not is_uid(transaction):
+        raise Refused("identifiers", "the transaction has no UID")
+    return transaction, sequences
+
+
+def _references(data: bytes, place: tuple[int, int] | None, implicit: bool) -> Iterator[Item]:
+    if place is None:
+        return
+    for count, (tag, start, end) in enumerate(_elements(data, *place, implicit)):
+        if tag != _ITEM or count >= MOST_ITEMS:
+            raise Refused("too-large", f"more than {MOST_ITEMS} objects, or something else among them")
+        found = {
+            inner: data[a:b] for inner, a, b in _elements(data, start, end, implicit) if inner in (_CLASS, _INSTANCE)
+        }
+        item = _text(found.get(_CLASS, b"")), _text(found.get(_INSTANCE, b""))
+        if not is_uid(item[0]) or not is_uid(item[1]):
+            raise Refused("identifiers", "an object has no UID")
+        yield item
+
+
+def _text(value: bytes) -> str:
+    return value[:66].rstrip(b"\0 ").decode("latin-1")
+
+
+def _elements(data: bytes, at: int, end: int, implicit: bool) -> Iterator[tuple[int, int, int]]:
+    """Tag, begin and end of the values of one level."""
+    while at < end:
+        tag, start, length = _element(data, at, end, implicit)
+        if length == _UNDEFINED:
+            stop, at = _find_end(data, start, end, implicit)
+        else:
+            stop = at = start + length
+        yield tag, start, stop
+
+
+def _element(data: bytes, at: int, end: int, implicit: bool) -> tuple[int, int, int]:
+    """Tag, begin and length of the value of the element at a place."""
+    if at + 8 > end:
+        raise Refused("unreadable", "an element is cut off")
+    group, element, length = _head.unpack_from(data, at)
+    start = at + 8
+    if not implicit and group != 0xFFFE:
+        _, _, vr, length = _explicit_head.unpack_from(data, at)
+        if vr in _LONG:
+            if at + 12 > end:
+                raise Refused("unreadable", "an element is cut off")
+            length, start = int.from_bytes(data[at + 8 : at + 12], "little"), at + 12
+    if length != _UNDEFINED and start + length > end:
+        raise Refused("unreadable", "an element is longer than the data set")
+    return group << 16 | element, start, length
+
+
+def _find_end(data: bytes, at: int, end: int, implicit: bool) -> tuple[int, int]:
+    """Where the value of an element without a length ends, and where the next one begins."""
+    depth = 1
+    while True:
+        tag, start, length = _element(data, at, end, implicit)
+        if tag in (_ITEM_END, _SEQUENCE_END):
+            depth -= 1
+            if not depth:
+                return at, start
+            at = start
+        elif length == _UNDEFINED:
+            depth += 1
+            if depth > MAX_SEQUENCE_DEPTH:
+                raise Refused("too-deep", "sequences nested too deep")
+            at = start
+        else:
+            at = start + length
 
 
 def write_report(outcome: Outcome, syntax: str) -> bytes:
-    """The data set of an N-EVENT-REPORT, PS3.4 table J.3-2."""
-    from pydicom.filebase import DicomBytesIO
-    from pydicom.filewriter import write_dataset
+    """The data set of an N-EVENT-REPORT, PS3.4 table J.3-2.
 
-    file = DicomBytesIO()
-    file.is_little_endian, file.is_implicit_VR = True, syntax == _IMPLICIT
-    write_dataset(file, _report(outcome))
-    return file.getvalue()
-
-
-def _report(outcome: Outcome) -> Dataset:
-    from pydicom.dataset import Dataset
-
-    def reference(uid: str, instance: str) -> Dataset:
-        item = Dataset()
-        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = uid, instance
-        return item
-
-    header = Dataset()
-    header.TransactionUID = outcome.transaction
-    if outcome.safe:
-        header.ReferencedSOPSequence = [reference(*item) for item in outcome.safe]
+    Parameters
+    ----------
+    syntax : str
+        Implicit or explicit little endian.
+    """
+    implicit = syntax == _IMPLICIT
+    parts = [_written(_TRANSACTION, b"UI", _padded(outcome.transaction), implicit)]
     if outcome.failed:
-        header.FailedSOPSequence = []
-        for uid, instance, reason in outcome.failed:
-            item = reference(uid, instance)
-            item.FailureReason = reason
-            header.FailedSOPSequence.append(item)
-    return header
+        items = (
+            _written(_CLASS, b"UI", _padded(uid), implicit)
+            + _written(_INSTANCE, b"UI", _padded(instance), implicit)
+            + _written(_REASON, b"US", reason.to_bytes(2, "little"), implicit)
+            for uid, instance, reason in outcome.failed
+        )
+        parts.append(_sequence(_FAILED, items, implicit))
+    if outcome.safe:
+        items = (
+            _written(_CLASS, b"UI", _padded(uid), implicit) + _written(_INSTANCE, b"UI", _padded(instance), implicit)
+            for uid, instance in outcome.safe
+        )
+        parts.append(_sequence(_REFERENCED, items, implicit))
+    return b"".join(parts)
 
 
-def _read(data: bytes, syntax: str) -> Dataset:
-    from pydicom.filereader import read_dataset
-
-    try:
-        return read_dataset(BytesIO(data), syntax == _IMPLICIT, True, bytelength=len(data))
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        OSError,
-        AttributeError,
-        NotImplementedError,
-        RecursionError,
-    ) as e:
-        raise Refused("unreadable", "the data set cannot be read") from e
+def _padded(uid: str) -> bytes:
+    return uid.encode("ascii") + b"\0" * (len(uid) % 2)
 
 
-def _transaction(header: Dataset) -> str:
-    uid = _string(header, "TransactionUID")
-    if not is_uid(uid):
-        raise Refused("identifiers", "the transaction has no UID")
-    return uid
+def _sequence(tag: int, items: Iterator[bytes], implicit: bool) -> bytes:
+    value = b"".join(_head.pack(0xFFFE, 0xE000, len(item)) + item for item in items)
+    return _written(tag, b"SQ", value, implicit)
 
 
-def _references(header: Dataset, keyword: str) -> list[tuple[str, str, int]]:
-    try:
-        sequence = list(header.get(keyword) or [])
-        if len(sequence) > MOST_ITEMS:
-            raise Refused("too-large", f"more than {MOST_ITEMS} objects")
-        found = [
-            (_string(item, "ReferencedSOPClassUID"), _string(item, "ReferencedSOPInstanceUID"), 0) for item in sequence
-        ]
-    except (ValueError, KeyError, TypeError, EOFError, AttributeError, NotImplementedError, RecursionError) as error:
-        if isinstance(error, Refused):
-            raise
-        raise Refused("unreadable", "the list of objects cannot be read") from error
-    if not all(is_uid(uid) and is_uid(instance) for uid, instance, _ in found):
-        raise Refused("identifiers", "an object has no UID")
-    return found
-
-
-def _string(header: Dataset, keyword: str) -> str:
-    return str(header.get(keyword) or "")
+def _written(tag: int, vr: bytes, value: bytes, implicit: bool) -> bytes:
+    if implicit:
+        return _head.pack(tag >> 16, tag & 0xFFFF, len(value)) + value
+    if vr == b"SQ":
+        return _explicit_head.pack(tag >> 16, tag & 0xFFFF, vr, 0) + len(value).to_bytes(4, "little") + value
+    return _explicit_head.pack(tag >> 16, tag & 0xFFFF, vr, len(value)) + value

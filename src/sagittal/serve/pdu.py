@@ -251,6 +251,53 @@ def _text(kind: int, text: str) -> bytes:
     return _item.pack(kind, len(value)) + value
 
 
+def write_request(*, called: str, calling: str, context: ProposedContext, as_provider: bool, most_pdu: int) -> bytes:
+    """An A-ASSOCIATE-RQ of our own, PS3.8 9.3.2, for one presentation context.
+
+    Parameters
+    ----------
+    called, calling : str
+        Titles of the peer and of us.
+    as_provider : bool
+        Whether we, who open the association, are the provider of the class (PS3.7 D.3.3.4).
+    """
+    offered = b"".join(_text(0x40, syntax) for syntax in context.transfer_syntaxes)
+    value = bytes((context.id, 0, 0, 0)) + _text(0x30, context.abstract_syntax) + offered
+    uid = context.abstract_syntax.encode("ascii")
+    role = len(uid).to_bytes(2, "big") + uid + bytes((not as_provider, as_provider))
+    about = (
+        _item.pack(0x51, 4)
+        + most_pdu.to_bytes(4, "big")
+        + _text(0x52, IMPLEMENTATION_CLASS_UID)
+        + _item.pack(0x54, len(role))
+        + role
+        + _text(0x55, IMPLEMENTATION_VERSION)
+    )
+    titles = called.encode("ascii").ljust(16) + calling.encode("ascii").ljust(16)
+    body = b"\0\1\0\0" + titles + bytes(32) + _text(0x10, APPLICATION_CONTEXT)
+    body += _item.pack(0x20, len(value)) + value + _item.pack(0x50, len(about)) + about
+    return _head.pack(ASSOCIATE_RQ, len(body)) + body
+
+
+def read_accept(data: bytes, proposed: ProposedContext) -> tuple[AcceptedContext | None, int]:
+    """What a peer accepted of our one context, and the longest P-DATA-TF that it takes; None if it did not.
+
+    Raises
+    ------
+    ProtocolError
+        If it is no A-ASSOCIATE-AC.
+    """
+    agreed, most_pdu = None, 0
+    for kind, value in _items(data, 68, most=_MOST_CONTEXTS + 8):
+        if kind == 0x21 and len(value) >= 4 and value[0] == proposed.id and value[2] == 0:
+            syntaxes = [_uid(text) for inner, text in _items(value, 4, most=1) if inner == 0x40]
+            if syntaxes and syntaxes[0] in proposed.transfer_syntaxes:
+                agreed = AcceptedContext(proposed.id, proposed.abstract_syntax, syntaxes[0])
+        elif kind == 0x50:
+            most_pdu = int(str(_user_information(value).get("most_pdu", 0)))
+    return agreed, most_pdu
+
+
 def write_reject(result: int, source: int, reason: int) -> bytes:
     """An A-ASSOCIATE-RJ, PS3.8 9.3.4.
 
@@ -269,6 +316,8 @@ def write_abort(source: int, reason: int) -> bytes:
     return _head.pack(ABORT, 4) + bytes((0, 0, source, reason))
 
 
+#: An A-RELEASE-RQ, PS3.8 9.3.6.
+RELEASE = _head.pack(RELEASE_RQ, 4) + bytes(4)
 #: An A-RELEASE-RP, PS3.8 9.3.7.
 RELEASED = _head.pack(RELEASE_RP, 4) + bytes(4)
 

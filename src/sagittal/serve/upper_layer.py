@@ -1,6 +1,7 @@
-"""One association as its acceptor sees it: bytes in with limits of size and time, messages' fragments out.
+"""One association: bytes in with limits of size and time, messages' fragments out.
 
-Standard: PS3.8 9.2 (the state machine, of which an acceptor needs states 2, 3, 6 and 13) and PS3.8 9.1.5 (ARTIM).
+Standard: PS3.8 9.2 (the state machine: an acceptor needs states 2, 3, 6 and 13, a requestor who sends one message 5, 6 and
+7) and PS3.8 9.1.5 (ARTIM).
 
 Nothing is read before its length was compared with the limit, and no length makes memory: one buffer is filled again and
 again, and what it holds is handed on as views of it. Whoever takes a view copies it or is done with it when the next
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 
 from sagittal.errors import ServeError
 from sagittal.serve import pdu
-from sagittal.serve.pdu import AssociateRequest, ProtocolError
+from sagittal.serve.pdu import AcceptedContext, AssociateRequest, ProposedContext, ProtocolError
 
 #: Seconds that one wait for bytes lasts at most; between waits it is seen whether time is up or the node stops.
 TICK_S = 0.25
@@ -63,7 +64,7 @@ class WireLimits:
 
 
 class UpperLayer:
-    """The acceptor's side of one connection.
+    """One side of one connection.
 
     Parameters
     ----------
@@ -93,7 +94,6 @@ class UpperLayer:
         self._view = memoryview(self._buffer)
         self._at = self._end = 0
         self._heard = time.monotonic()
-        self._associated = False
         self._peer_most = 0
         self._message_from: tuple[float, int] | None = None  # when, and how many bytes had come by then
         connection.settimeout(min(TICK_S, limits.artim_s / 4, limits.idle_s / 4))
@@ -115,28 +115,58 @@ class UpperLayer:
         ProtocolError
             If something else came; the peer has been told.
         """
+        data = self._read_first(pdu.ASSOCIATE_RQ, due)
+        try:
+            return pdu.read_request(data)
+        except ProtocolError as error:
+            self.abort(source=2, reason=error.reason)
+            raise
+
+    def _read_first(self, wanted: int, due: float) -> bytes:
+        """The content of the unit with which the other side begins."""
         try:
             self._need(6, due)
             kind, length = pdu.read_head(self._view[self._at : self._end])
-            if kind != pdu.ASSOCIATE_RQ:
+            if kind != wanted:
                 known = pdu.ASSOCIATE_RQ <= kind <= pdu.ABORT
                 raise ProtocolError(
-                    "the first unit is not an association request",
+                    "an association does not begin with this unit",
                     pdu.UNEXPECTED_PDU if known else pdu.UNRECOGNIZED_PDU,
                 )
             if length > pdu.MOST_REQUEST:
-                raise ProtocolError(f"an association request of more than {pdu.MOST_REQUEST} bytes")
+                raise ProtocolError(f"an association request or answer of more than {pdu.MOST_REQUEST} bytes")
             self._at += 6
             self._need(length, due)
             data = bytes(self._view[self._at : self._at + length])
             self._at += length
-            return pdu.read_request(data)
+            return data
         except ProtocolError as error:
             self.abort(source=2, reason=error.reason)
             raise
 
     def accept(self, answer: bytes, *, peer_most: int) -> None:
         """Send an A-ASSOCIATE-AC and make room for data."""
+        self._make_room(peer_most)
+        self._send(answer)
+
+    def associate(self, request: bytes, proposed: ProposedContext) -> AcceptedContext:
+        """Send an A-ASSOCIATE-RQ of our own and wait for the answer.
+
+        Raises
+        ------
+        Ended, ProtocolError
+            If the peer refuses, is silent, or does not keep to the rules.
+        """
+        self._send(request)
+        answer = self._read_first(pdu.ASSOCIATE_AC, time.monotonic() + self._limits.artim_s)
+        agreed, peer_most = pdu.read_accept(answer, proposed)
+        if agreed is None:
+            self.release()
+            raise Ended("the peer does not accept the presentation context")
+        self._make_room(peer_most)
+        return agreed
+
+    def _make_room(self, peer_most: int) -> None:
         room = max(4 * self._limits.most_pdu, 2**18) + 6
         rest = bytes(self._view[self._at : self._end])
         self._buffer = bytearray(max(room, 2 * len(rest)))
@@ -144,8 +174,6 @@ class UpperLayer:
         self._view[: len(rest)] = rest
         self._at, self._end = 0, len(rest)
         self._peer_most = peer_most
-        self._associated = True
-        self._send(answer)
 
     def reject(self, result: int, source: int, reason: int) -> None:
         """Send an A-ASSOCIATE-RJ, PS3.8 9.3.4, and let the peer close."""
@@ -221,9 +249,9 @@ class UpperLayer:
         """Send an A-ABORT, PS3.8 9.3.8, and let the peer close."""
         self._say_last(pdu.write_abort(source, reason))
 
-    def close(self) -> None:
-        """Close the connection at once."""
-        self._socket.close()
+    def release(self) -> None:
+        """Send an A-RELEASE-RQ and wait until the peer has answered and closed."""
+        self._say_last(pdu.RELEASE)
 
     def _take_other(self, kind: int, length: int, due: float) -> None:
         """Answer what is not data; always raises."""
