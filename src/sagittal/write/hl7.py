@@ -90,6 +90,41 @@ def make_hl7(
     return text.encode(CHARSETS[charset][1], errors="replace")
 
 
+def address_message(message: bytes, parties: Parties, charset: str) -> bytes:
+    """A message of :func:`make_hl7` to other parties, in another character set.
+
+    Its control id stays: it is the same message to whomever it goes.
+
+    Raises
+    ------
+    ConfigError
+        If the character set is not known.
+    """
+    if charset not in CHARSETS:
+        raise ConfigError(f"unknown character set '{charset}' of HL7. {nearest(charset, CHARSETS)}")
+    head, _, rest = message.partition(b"\r")
+    fields = head.decode("ascii", "replace").split("|")
+    stated = fields[17] if len(fields) > 17 else ""
+    codec = next((codec for name, codec in CHARSETS.values() if name == stated), "utf-8")
+    fields += [""] * (18 - len(fields))
+    fields[2:6] = [
+        escape(one) if one else old
+        for one, old in zip(
+            (
+                parties.sending_application,
+                parties.sending_facility,
+                parties.receiving_application,
+                parties.receiving_facility,
+            ),
+            fields[2:6],
+            strict=True,
+        )
+    ]
+    fields[17] = CHARSETS[charset][0]
+    text = "|".join(fields) + "\r" + rest.decode(codec, "replace")
+    return text.encode(CHARSETS[charset][1], errors="replace")
+
+
 def escape(text: str) -> str:
     r"""Text without a sign that would end a field, component, segment or message (2.7).
 
