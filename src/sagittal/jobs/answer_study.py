@@ -21,6 +21,7 @@ from sagittal.model.predictor import hold
 from sagittal.prediction import Failure, Prediction
 from sagittal.read.dicom_group import Group
 from sagittal.read.files import sort_files
+from sagittal.read.sources import series_source
 from sagittal.read.studies import image_source
 from sagittal.write.equipment import Stamp, derive_uids
 
@@ -60,7 +61,7 @@ def answer_study(model: AnyModel, request: Mapping[str, Any], *, advance: Callab
     made_at = datetime.fromtimestamp(float(request["made_at"]), UTC)
     stamp = Stamp(derive_uids(f"{model.checksum} {request['inputs_hash']}"), made_at.astimezone(), facts)
     answer: Prediction | Failure
-    case = held = None
+    case, held = _whole(case_id, request["inputs"]), None
     try:
         case = open_case(case_id, request["inputs"])
         advance(0.02)
@@ -74,14 +75,13 @@ def answer_study(model: AnyModel, request: Mapping[str, Any], *, advance: Callab
     predicted_s = time.perf_counter() - start
     advance(0.7)
     order = Order(
-        case_id=case_id,
         case=case,
         held=held,
-        files=[Path(path) for paths in request["inputs"].values() for path in paths],
         kinds=tuple(request["results"]),
         folder=Path(request["spool"]),
         stamp=stamp,
         explain_s=float(request.get("explain_s", 0.0)),
+        language=str(request.get("language", "en")),
     )
     made = make_objects(model, answer, order)
     advance(1.0)
@@ -92,6 +92,12 @@ def answer_study(model: AnyModel, request: Mapping[str, Any], *, advance: Callab
         "seconds": predicted_s,
         "objects_s": time.perf_counter() - start - predicted_s,
     }
+
+
+def _whole(case_id: str, inputs: Mapping[str, Sequence[str | Path]]) -> Case:
+    """All files of each series as one image: what a refusal refers to whose images could not be told apart."""
+    images = {name: series_source(case_id, [Path(path) for path in paths]) for name, paths in inputs.items()}
+    return Case(case_id, case_id, images)
 
 
 def check_use(model: AnyModel, case: Case) -> None:

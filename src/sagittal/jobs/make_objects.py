@@ -1,61 +1,39 @@
-"""The files of a result: standard objects for others, a mask or map for the page, the answer as JSON.
+"""The files of a result: standard objects for others, a mask or map for the page; in the process of the model.
 
-All are written into a folder by the process of the model, so that masks never travel. Made again of the same model and
-images they are the same objects, by UIDs derived from both. What cannot be made is noted with its reason and stops no other.
+All are written into a folder there, so that masks never travel. What cannot be made is noted with its reason and stops no
+other.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sagittal.case import Case
-from sagittal.errors import ConfigError, ResourceError, SagittalError, nearest
+from sagittal.errors import ResourceError, SagittalError
 from sagittal.explain.maps import Map, explain_case
 from sagittal.image import Image
-from sagittal.jobs.plain_answer import plain_answer
 from sagittal.labels import ClassScores
-from sagittal.model.archive import disk_errors
 from sagittal.model.load import AnyModel
 from sagittal.model.package import Model
 from sagittal.prediction import Failure, Mask, Prediction
-from sagittal.write.dicom_result import save_dicom
-from sagittal.write.dicom_sc import make_dicom_sc
-from sagittal.write.dicom_seg import make_dicom_seg
-from sagittal.write.dicom_sr import make_dicom_sr, source_of
 from sagittal.write.equipment import Stamp
-from sagittal.write.fhir import MadeObject, Release, fhir_bytes, make_fhir
-from sagittal.write.hl7 import make_hl7
-from sagittal.write.key_objects import make_key_objects
 from sagittal.write.masks import label_map, mask_of
 from sagittal.write.measurements import Measured, image_on, measure_mask
 from sagittal.write.nifti import write_nifti
 from sagittal.write.raster import write_png
-from sagittal.write.sources import Source
+from sagittal.write.service_objects import ObjectFile, ObjectOptions, possible_kinds
+from sagittal.write.service_objects import make_objects as make_standard
 from sagittal.write.statement import Statement, make_statement
 
-DICOM = "application/dicom"
-#: Objects that a model's configuration may ask for -> ending of the file, media type, in words.
-KINDS: dict[str, tuple[str, str, str]] = {
-    "seg": (".dcm", DICOM, "DICOM segmentation"),
-    "sr": (".dcm", DICOM, "DICOM structured report (TID 1500)"),
-    "sc": (".dcm", DICOM, "DICOM secondary capture: one readable page"),
-    "ko": (".dcm", DICOM, "DICOM key object selection of the decisive slices"),
-    "fhir": (".json", "application/fhir+json", "FHIR R4 report with its observations"),
-    "fhir-r5": (".json", "application/fhir+json", "FHIR R5 report with its observations"),
-    "hl7": (".hl7", "x-application/hl7-v2+er7", "HL7 v2 ORU message"),
-    "json": (".json", "application/json", "the answer as JSON"),
-}
-#: The forwards that a map and its measure take, in units of one; two curves of eleven steps for twenty maps, in batches.
-_FORWARDS = 2 * 11 * 20 / 4
+#: What a map and its measure take, in predictions: two curves of eleven steps for twenty maps, in batches.
+_PREDICTIONS = 2 * 11 * 20 / 4
 
 
 @dataclass(frozen=True)
@@ -64,31 +42,28 @@ class Order:
 
     Parameters
     ----------
-    case_id : str
-    case : Case, optional
-        With the files of its series; ``None`` where they could not be told apart.
+    case : Case
+        With the files of its series.
     held : Case, optional
         The same with its images in memory; ``None`` where they could not be read.
-    files : sequence of Path
-        Of the series.
     kinds : tuple of str
-        Keys of :data:`KINDS`.
+        Keys of :data:`sagittal.write.service_objects.KINDS`.
     folder : Path
         Where files are written.
     stamp : Stamp
         UIDs, time and model.
     explain_s : float
-        Seconds that a map may take; 0 for none.
+        Seconds that a map of where a classifier looked may take; 0 for none.
+    language : str
     """
 
-    case_id: str
-    case: Case | None
+    case: Case
     held: Case | None
-    files: Sequence[Path]
     kinds: tuple[str, ...]
     folder: Path
     stamp: Stamp
     explain_s: float = 0.0
+    language: str = "en"
 
 
 @dataclass(frozen=True)
@@ -108,7 +83,7 @@ class Made:
     ----------
     statement : Statement
         The answer in words, the same in all of them.
-    measured : list of Measured
+    measured : sequence of Measured
         Of a mask.
     files : list of MadeFile
     notes : list of str
@@ -116,23 +91,9 @@ class Made:
     """
 
     statement: Statement
-    measured: list[Measured] = field(default_factory=list)
+    measured: Sequence[Measured] = ()
     files: list[MadeFile] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-
-def check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
-    """The kinds of objects, each once.
-
-    Raises
-    ------
-    ConfigError
-        If one is not known.
-    """
-    for kind in kinds:
-        if kind not in KINDS:
-            raise ConfigError(f"unknown kind of result '{kind}'. {nearest(kind, KINDS)}")
-    return tuple(dict.fromkeys(kinds))
 
 
 def make_objects(model: AnyModel, answer: Prediction | Failure, order: Order) -> Made:
@@ -149,137 +110,84 @@ def make_objects(model: AnyModel, answer: Prediction | Failure, order: Order) ->
     ------
     ResourceError
         If the disk is full: nothing of the result is kept then.
+    ConfigError
+        If a kind is not known.
     """
     maker = _Maker(model, answer, order)
-    maker.measure()
-    made = maker.made
     maker.explain()
-    for kind in sorted(check_kinds(order.kinds), key=list(KINDS).index):  # what refers to others comes after them
-        maker.attempt(KINDS[kind][2], partial(maker.make, kind))
+    maker.standard()
     maker.attempt("the mask for the page", maker.page_mask)
     maker.attempt("the map for the page", maker.page_map)
-    return made
+    return maker.made
 
 
 class _Maker:
-    """What several objects need is made once."""
+    """What several files need is made once."""
 
     def __init__(self, model: AnyModel, answer: Prediction | Failure, order: Order) -> None:
         self.model, self.answer, self.order = model, answer, order
         self.finding = answer.finding if isinstance(answer, Prediction) else None
-        self.made = Made(make_statement(answer, order.stamp.model))
         self.image: Image | None = None
         self.heat: Map | None = None
-        self._source: Source | None = None
-        self._seg: Any = None
-        self.objects: list[MadeObject] = []
-
-    def measure(self) -> None:
-        """Measurements of a mask, and the answer in words that goes by them."""
-        if self.order.held is not None and isinstance(self.answer, Prediction):
-            if self.finding is not None and not isinstance(self.finding, ClassScores):
-                self.image = image_on(self.order.held, self.answer)
-            else:
-                self.image = self.order.held.image(self.model.plan.input.images[0])
-        if isinstance(self.finding, Mask) and isinstance(self.answer, Prediction):
-            self.made.measured = measure_mask(self.answer, image=self.image)
-            self.made.statement = make_statement(self.answer, self.order.stamp.model, measured=self.made.measured)
+        measured: Sequence[Measured] = ()
+        if order.held is not None and isinstance(answer, Prediction):
+            placed = not isinstance(answer.finding, ClassScores)
+            self.image = image_on(order.held, answer) if placed else order.held.image(model.plan.input.images[0])
+            measured = measure_mask(answer, image=self.image) if isinstance(answer.finding, Mask) else ()
+        self.made = Made(make_statement(answer, order.stamp.model, measured=measured), measured)
 
     def explain(self) -> None:
         """Where a classifier looked, if that can be said within the time, and is better than chance."""
-        order = self.order
-        if not isinstance(self.model, Model) or not isinstance(self.finding, ClassScores) or order.held is None:
-            return
-        if not order.explain_s:
+        model, held, most = self.model, self.order.held, self.order.explain_s
+        if not isinstance(model, Model) or not isinstance(self.finding, ClassScores) or held is None or not most:
             return
         start = time.perf_counter()
-        held = order.held
-        self.model.predict(held)
-        expected = (time.perf_counter() - start) * _FORWARDS
-        if expected > order.explain_s:
-            self.made.notes.append(
-                f"no map of where the model looked: it would take about {expected:.0f} s, allowed are {order.explain_s:g} s"
-            )
+        model.predict(held)
+        expected = (time.perf_counter() - start) * _PREDICTIONS
+        if expected > most:
+            self.made.notes.append(f"no map of where the model looked: about {expected:.0f} s, allowed are {most:g} s")
             return
 
         def draw() -> None:
-            found = explain_case(self.model, held)[0]  # type: ignore[arg-type]
+            found = explain_case(model, held)[0]
             worth = found.faithfulness
-            if worth is None or not worth.better_than_random or not float(found.heat.max()) > 0:
+            if worth is not None and worth.better_than_random and float(found.heat.max()) > 0:
+                self.heat = found
+            else:
                 self.made.notes.append("no map of where the model looked: it would mark places no better than chance")
-                return
-            self.heat = found
 
         self.attempt("the map of where the model looked", draw)
 
-    def source(self) -> Source:
-        """The DICOM series that the objects refer to."""
-        if self._source is None:
-            if self.order.case is None:
-                raise ConfigError("the series' files could not be told apart")
-            self._source = source_of(self.answer, self.order.case, "a result")
-        return self._source
-
-    def segmentation(self) -> Any:
-        """The segmentation, written or to be referred to."""
-        if self._seg is None:
-            self._seg = make_dicom_seg(self.answer, self.source(), stamp=self.order.stamp.within("seg"))  # type: ignore[arg-type]
-        return self._seg
-
-    def make(self, kind: str) -> None:
-        """One object that the configuration asks for, those that it refers to before it."""
-        ending, media_type, _ = KINDS[kind]
-        if media_type == DICOM:
-            self._dicom(kind)
+    def standard(self) -> None:
+        """The objects that the configuration asks for; if they fail together, each is tried alone."""
+        kinds = possible_kinds(self.answer, self.order.kinds, self.order.stamp.model)
+        try:
+            self._keep(self._standard(kinds))
             return
-        stamp, statement, path = (
-            self.order.stamp.within(kind),
-            self.made.statement,
-            self.order.folder / f"{kind}{ending}",
-        )
-        if kind == "json":
-            answer = plain_answer(self.answer, statement, self.made.measured, self.order.stamp.model)
-            data = json.dumps(answer, ensure_ascii=False, allow_nan=False, indent=1).encode()
-        elif kind == "hl7":
-            data = make_hl7(self.answer, self.source(), stamp=stamp, statement=statement)
-        else:
-            release: Release = "R5" if kind == "fhir-r5" else "R4"
-            bundle = make_fhir(
-                self.answer, self.source(), release=release, stamp=stamp, statement=statement, made=tuple(self.objects)
-            )
-            data = fhir_bytes(bundle)
-        with disk_errors(path.name, need=len(data)):
-            path.write_bytes(data)
-        self.keep(kind, path, media_type)
+        except ResourceError:
+            raise
+        except Exception:
+            self.made.files.clear()
+        for kind in kinds:
+            self.attempt(f"the object '{kind}'", lambda kind=kind: self._keep(self._standard([kind])))  # type: ignore[misc]
 
-    def _dicom(self, kind: str) -> None:
-        stamp, statement = self.order.stamp.within(kind), self.made.statement
-        if kind == "seg":
-            if not isinstance(self.finding, Mask):
-                return  # boxes and classes stand in the report, a refusal has no voxels
-            made = self.segmentation()
-        elif kind == "sr":
-            with_seg = isinstance(self.finding, Mask) and "seg" in self.order.kinds
-            made = make_dicom_sr(
-                self.answer,
-                self.source(),
-                segmentation=self.segmentation() if with_seg else None,
-                measured=self.made.measured,
-                stamp=stamp,
-                statement=statement,
-            )
-        elif kind == "sc":
-            made = make_dicom_sc(
-                self.answer, self.source(), image=self.image, heat=self.heat, stamp=stamp, statement=statement
-            )
-        else:
-            made = make_key_objects(self.answer, self.source(), heat=self.heat, stamp=stamp, statement=statement)
-        path = self.order.folder / f"{kind}.dcm"
-        save_dicom(made, path)
-        self.objects.append(
-            MadeObject(str(made.Modality), str(made.SOPClassUID), str(made.SOPInstanceUID), str(made.SeriesInstanceUID))
+    def _standard(self, kinds: Sequence[str]) -> list[ObjectFile]:
+        stamp = self.order.stamp
+        return make_standard(
+            self.answer,
+            self.order.case,
+            kinds,
+            stamp.model,
+            self.order.folder,
+            derive_uid=stamp.uid,
+            heat=self.heat,
+            image=self.image,
+            measured=self.made.measured if isinstance(self.finding, Mask) else None,
+            options=ObjectOptions(language=self.order.language, made_at=stamp.made_at),
         )
-        self.keep(kind, path, DICOM)
+
+    def _keep(self, made: Sequence[ObjectFile]) -> None:
+        self.made.files += [MadeFile(one.kind, one.path, one.media_type) for one in made]
 
     def page_mask(self) -> None:
         """The label map that the page lays over the images: NIfTI, or a picture where there is no place in the patient."""
@@ -289,36 +197,31 @@ class _Maker:
         if self.finding.grid.has_position:
             path = self.order.folder / "mask.nii.gz"
             write_nifti(values, self.finding.grid, path)
-            self.keep("mask", path, "application/gzip")
+            self.made.files.append(MadeFile("mask", path, "application/gzip"))
         elif values.shape[2] == 1:
-            self.keep("mask", self._picture("mask.png", values[:, :, 0]), "image/png")
+            self._picture("mask", values[:, :, 0])
 
     def page_map(self) -> None:
-        """The map that the page lays over the images."""
+        """The map that the page lays over the images, 0 to 255."""
         if self.heat is None:
             return
-        heat = self.heat.heat / max(float(self.heat.heat.max()), 1e-12)
+        heat = np.clip(np.rint(255 * self.heat.heat / max(float(self.heat.heat.max()), 1e-12)), 0, 255).astype(np.uint8)
         if self.heat.grid.has_position:
             path = self.order.folder / "map.nii.gz"
-            write_nifti(np.clip(np.rint(255 * heat), 0, 255).astype(np.uint8), self.heat.grid, path)
-            self.keep("map", path, "application/gzip")
+            write_nifti(heat, self.heat.grid, path)
+            self.made.files.append(MadeFile("map", path, "application/gzip"))
         elif heat.shape[2] == 1:
-            values = np.clip(np.rint(255 * heat[:, :, 0]), 0, 255)
-            self.keep("map", self._picture("map.png", values), "image/png")
+            self._picture("map", heat[:, :, 0])
 
-    def _picture(self, name: str, values: Any) -> Path:
+    def _picture(self, kind: str, values: Any) -> None:
         """Values (I, J) as a grey picture of rows and columns."""
         from PIL import Image as Pictures
 
         stream = io.BytesIO()
         Pictures.fromarray(np.ascontiguousarray(values.T.astype(np.uint8))).save(stream, "PNG")
-        path = self.order.folder / name
+        path = self.order.folder / f"{kind}.png"
         write_png(stream.getvalue(), path)
-        return path
-
-    def keep(self, kind: str, path: Path, media_type: str) -> None:
-        """Count a file among what was made."""
-        self.made.files.append(MadeFile(kind, path, media_type))
+        self.made.files.append(MadeFile(kind, path, "image/png"))
 
     def attempt(self, what: str, make: Callable[[], None]) -> None:
         """Make one file; what cannot be made is noted."""
@@ -327,7 +230,7 @@ class _Maker:
         except ResourceError:
             raise
         except SagittalError as error:
-            words = str(error).removeprefix(f"case {self.order.case_id}: ")
+            words = str(error).removeprefix(f"case {self.order.case.id}: ")
             self.made.notes.append(f"{what} could not be made: {words}")
         except Exception as error:  # its words may hold what stands in a header
             self.made.notes.append(f"{what} could not be made: an unexpected {type(error).__name__}")

@@ -128,6 +128,7 @@ def make_objects(
     derive_uid: Callable[[str], str],
     heat: HeatMap | None = None,
     image: Image | None = None,
+    measured: Sequence[Measured] | None = None,
     options: ObjectOptions | None = None,
 ) -> list[ObjectFile]:
     """Make the objects of a result, each in a file of its own in a folder.
@@ -152,6 +153,8 @@ def make_objects(
         What an answer of classes rests on, for the picture and the key image.
     image : Image, optional
         On the grid of the answer, where it is in memory; else it is read from the case where a kind needs it.
+    measured : sequence of Measured, optional
+        Of a mask, where it was measured before; else it is measured where a kind needs it.
     options : ObjectOptions, optional
 
     Raises
@@ -163,7 +166,7 @@ def make_objects(
     """
     options = options or ObjectOptions()
     stamp = Stamp(derive_uid, options.made_at or made_at(prediction), model_facts)
-    job = _Job(prediction, case, model_facts, folder, stamp, heat, image, options)
+    job = _Job(prediction, case, model_facts, folder, stamp, heat, image, measured, options)
     wanted = possible_kinds(prediction, kinds, model_facts)
     if not job.dicom:
         wanted = [kind for kind in wanted if KINDS[kind][0] != DICOM]
@@ -184,6 +187,7 @@ class _Job:
     stamp: Stamp
     heat: HeatMap | None
     given: Image | None
+    given_measured: Sequence[Measured] | None
     options: ObjectOptions
 
     @cached_property
@@ -204,7 +208,9 @@ class _Job:
         return image_on(self.case, self.answer) if isinstance(self.answer, Prediction) else None
 
     @cached_property
-    def measured(self) -> list[Measured]:
+    def measured(self) -> Sequence[Measured]:
+        if self.given_measured is not None:
+            return self.given_measured
         if not isinstance(self.answer, Prediction) or not isinstance(self.answer.finding, Mask):
             return []
         return measure_mask(self.answer, image=self.image)
