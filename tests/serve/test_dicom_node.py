@@ -23,7 +23,7 @@ from pydicom.uid import generate_uid
 
 from sagittal.archive.archive import Archive
 from sagittal.archive.refused import ArchiveFull
-from sagittal.database.events import open_events
+from sagittal.database.events import open_events, recent_events
 from sagittal.database.schema import audit, conflicts, instances, refusals
 from sagittal.errors import ConfigError, ServeError
 from sagittal.protect.audit import Audit
@@ -262,8 +262,15 @@ def test_a_full_disk_is_answered_and_nothing_is_lost(
         with monkeypatch.context() as patch:
             patch.setattr(archive, "check_space", full)
             assert peer.store(1, two[0], two[2]) == 0xA700
+            with Peer(node.port) as late:
+                assert not late.associate(context(1, CT))
+                assert late.answer.hex() == "00020301"  # transient, by the provider: temporary congestion
+            with Peer(node.port) as echo:
+                assert echo.associate(context(1, VERIFICATION))
         assert peer.store(1, two[0], two[2]) == 0
     assert len(rows(archive)) == 2
+    assert [event.code for event in recent_events(archive.db)] == ["disk-full"]
+    assert open_events(archive.db) == []
 
 
 def test_a_fault_of_ours_is_answered_with_an_id_and_no_text(
@@ -283,6 +290,7 @@ def test_a_fault_of_ours_is_answered_with_an_id_and_no_text(
     assert answer[0x900] == b"\x10\x01"
     name = answer[0x902].decode().split()[-1]
     assert name in caplog.text
+    assert "RuntimeError at" in caplog.text
     assert "Secret" not in caplog.text + answer[0x902].decode()
 
 
@@ -322,6 +330,26 @@ def test_unknown_operations_are_answered_and_cancel_is_not(start: Callable[..., 
         assert peer.status() == 0x211
         peer.send(dicom_peer.data(1, 3, cancel) + dicom_peer.data(1, 3, ECHO))
         assert peer.status() == 0
+
+
+def test_a_fault_within_an_association_ends_only_that_one(
+    start: Callable[..., DicomNode], monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    node = start()
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("Secret^Name")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sagittal.serve.dicom_services.dimse.read_command", broken)
+        with Peer(node.port) as peer:
+            assert peer.associate(context(1, VERIFICATION))
+            peer.send(dicom_peer.data(1, 3, ECHO))
+            assert peer.read_unit() == (7, bytes(4))
+    assert "RuntimeError at" in caplog.text
+    assert "Secret" not in caplog.text
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, VERIFICATION))
 
 
 # Who may call ---------------------------------------------------------------------------------------------------------

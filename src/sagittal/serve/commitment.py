@@ -41,6 +41,7 @@ class Pending:
         self.row, self.peer, self.transaction, self.items = row, peer, transaction, tuple(items)
         self.outcome: Outcome | None = None
         self.held = held  # by the association on which it came
+        self.since = time.monotonic()
         self.attempts = 0
 
 

@@ -26,9 +26,9 @@ from sagittal.serve.callers import Callers
 from sagittal.serve.commitment import Commitments
 from sagittal.serve.commitment_data import Outcome
 from sagittal.serve.config import Dicom
-from sagittal.serve.dicom_services import Caller, Conversation, Services
+from sagittal.serve.dicom_services import Caller, Conversation, Services, place_of
 from sagittal.serve.dicom_tls import client_context, server_context
-from sagittal.serve.negotiation import choose_contexts, choose_roles
+from sagittal.serve.negotiation import COMMITMENT, VERIFICATION, choose_contexts, choose_roles
 from sagittal.serve.pdu import AcceptedContext, AssociateRequest, ProtocolError
 from sagittal.serve.report_commitment import report_anew
 from sagittal.serve.upper_layer import Ended, UpperLayer, WireLimits
@@ -84,7 +84,7 @@ class DicomNode:
         self._services = Services(archive, self._commitments, on_report, options.most_object_bytes)
         self._stopping, self._killed = threading.Event(), threading.Event()
         self._lock = threading.Lock()
-        self._threads: set[threading.Thread] = set()
+        self._threads: dict[threading.Thread, socket.socket] = {}
         self._waiting: Counter[str] = Counter()  # connections by address that are not associations
         self._associations = 0
         self._listener: socket.socket | None = None
@@ -142,7 +142,14 @@ class DicomNode:
             thread.join(max(0.0, due - time.monotonic()))
         self._killed.set()
         for thread in self._running():
-            thread.join(5.0)
+            thread.join(1.0)
+        with self._lock:
+            left = list(self._threads.values())
+        for connection in left:  # in a TLS handshake, perhaps
+            with suppress(OSError):
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        for thread in self._running():
+            thread.join(4.0)
         self._commitments.stop()
         if self._listener is not None:
             self._listener.close()
@@ -179,14 +186,14 @@ class DicomNode:
         thread = threading.Thread(target=self._talk, args=(connection, address), name="dicom-association", daemon=True)
         with self._lock:
             self._waiting[address] += 1
-            self._threads.add(thread)
+            self._threads[thread] = connection
         try:
             thread.start()
         except RuntimeError:  # the system has no more threads
             connection.close()
             with self._lock:
                 self._leave_waiting(address)
-                self._threads.discard(thread)
+                self._threads.pop(thread, None)
 
     def _leave_waiting(self, address: str) -> None:
         self._waiting[address] -= 1
@@ -201,8 +208,7 @@ class DicomNode:
             secured = self._secure(connection, address)
             if secured is not None:
                 connection = secured
-                layer = UpperLayer(connection, self._wire, stopping=self._stopping, killed=self._killed)
-                self._associate(layer, address, due)
+                self._attend(connection, address, due)
         except Ended as error:
             logger.debug("an association ended: %s", error)
         except ProtocolError as error:
@@ -213,7 +219,19 @@ class DicomNode:
             connection.close()
             with self._lock:
                 self._leave_waiting(address)
-                self._threads.discard(threading.current_thread())
+                self._threads.pop(threading.current_thread(), None)
+
+    def _attend(self, connection: socket.socket, address: str, due: float) -> None:
+        layer = UpperLayer(connection, self._wire, stopping=self._stopping, killed=self._killed)
+        try:
+            self._associate(layer, address, due)
+        except (Ended, ProtocolError):
+            raise
+        except Exception as error:  # the thread ends, the peer is told, and nobody else notices
+            logger.error("an association ended by a fault of ours: %s", place_of(error))
+            layer.abort()
+        finally:
+            layer.linger()
 
     def _secure(self, connection: socket.socket, address: str) -> socket.socket | None:
         """The connection after its TLS handshake, if there is to be one; None if that failed."""
@@ -273,6 +291,9 @@ class DicomNode:
     def _converse(self, layer: UpperLayer, request: AssociateRequest, address: str) -> None:
         answers = choose_contexts(request, unknown=self._options.unknown_classes)
         agreed = {number: c for number, c in answers.items() if isinstance(c, AcceptedContext)}
+        if any(c.abstract_syntax not in (VERIFICATION, COMMITMENT) for c in agreed.values()) and not self._has_room():
+            layer.reject(*callers.CONGESTED)  # before a study comes half
+            return
         layer.accept(
             pdu.write_accept(request, answers, most_pdu=self._wire.most_pdu, roles=choose_roles(request, answers)),
             peer_most=request.most_pdu,
@@ -287,6 +308,16 @@ class DicomNode:
             with self._lock:
                 self._waiting[address] += 1
             self._record_received(caller, conversation)
+
+    def _has_room(self) -> bool:
+        """Whether the disk takes objects; if it does not, an event says so."""
+        archive = self._services.archive
+        try:
+            archive.check_space(0)
+        except (ResourceError, ServeError) as error:
+            archive.failed("dicom", error)
+            return False
+        return True
 
     # What people should know ------------------------------------------------------------------------------------------
 

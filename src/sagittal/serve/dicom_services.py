@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from sagittal.archive.archive import Archive
@@ -45,6 +48,8 @@ STATUS_OF = {
 MOST_REQUEST = 2**23
 #: Storage commitments of one association that are not answered yet.
 MOST_PENDING = 16
+#: Seconds for which a peer may wait silently for a storage commitment.
+MOST_WAIT_S = 600.0
 #: Bytes that are still taken of an object that is refused already, so that the peer hears why; then the line is cut.
 MOST_DROPPED = 2**28
 
@@ -133,8 +138,8 @@ class Conversation:
             while True:
                 for context, header, piece in self._layer.next_fragments():
                     self._take(context, header, piece)
-                if self._pending and not self._context and not self._layer.waiting:
-                    self._report_commitments()
+                if self._pending and not self._context:
+                    self._wait_for_commitments()
         except ProtocolError as error:
             self._layer.abort(source=2, reason=error.reason)
             raise
@@ -257,7 +262,7 @@ class Conversation:
             logger.warning("an object was not kept: %s", type(error).__name__)
             return dimse.OUT_OF_RESOURCES, "not kept now; send it again"
         name = secrets.token_hex(4)  # told to the peer and to the log, so that one finds the other; no header text
-        logger.error("error %s: an object was not kept: %s", name, type(error).__name__)
+        logger.error("error %s: an object was not kept: %s", name, place_of(error))
         return dimse.PROCESSING_FAILURE, f"error {name}"
 
     # Storage commitment -----------------------------------------------------------------------------------------------
@@ -284,6 +289,13 @@ class Conversation:
             else:
                 self._answer(asked, dimse.SUCCESS)
                 self._pending.append(pending)
+
+    def _wait_for_commitments(self) -> None:
+        """Report what has been looked at; meanwhile the peer may be silent, but not for ever."""
+        if any(time.monotonic() - pending.since < MOST_WAIT_S for pending in self._pending):
+            self._layer.keep()
+        if not self._layer.waiting:  # what the peer has sent comes first: it may be its release
+            self._report_commitments()
 
     def _report_commitments(self) -> None:
         """Send what has been checked as N-EVENT-REPORT on this association, PS3.4 J.3.3."""
@@ -344,6 +356,20 @@ class Conversation:
             # warnings for coerced and discarded elements only), and an administrator is shown the conflict.
             self.received[receipt.study_id, receipt.outcome] += 1
             self._answer(asked, dimse.SUCCESS)
+
+
+def place_of(error: BaseException) -> str:
+    """What kind of error, and where it arose: for the log, which must not hold its text (there may be a header in it).
+
+    >>> try:
+    ...     {}["Secret^Name"]
+    ... except KeyError as error:
+    ...     print(place_of(error).partition(" ")[0])
+    KeyError
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{Path(frame.filename).stem}:{frame.lineno}" for frame in frames[-3:]]
+    return f"{type(error).__name__} at {' > '.join(places)}"
 
 
 class _Stored:

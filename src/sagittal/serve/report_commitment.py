@@ -57,10 +57,17 @@ def report_anew(
     with socket.create_connection((peer.address, peer.port), timeout=limits.artim_s) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not peer.tls:
-            _report(UpperLayer(connection, limits), request, outcome)
+            _converse(UpperLayer(connection, limits), request, outcome)
             return
         with tls().wrap_socket(connection, server_hostname=peer.address) as secured:
-            _report(UpperLayer(secured, limits), request, outcome)
+            _converse(UpperLayer(secured, limits), request, outcome)
+
+
+def _converse(layer: UpperLayer, request: bytes, outcome: Outcome) -> None:
+    try:
+        _report(layer, request, outcome)
+    finally:
+        layer.linger()
 
 
 def _report(layer: UpperLayer, request: bytes, outcome: Outcome) -> None:

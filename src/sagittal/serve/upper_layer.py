@@ -23,6 +23,8 @@ from sagittal.serve.pdu import AcceptedContext, AssociateRequest, ProposedContex
 #: Seconds that one wait for bytes lasts at most; between waits it is seen whether time is up or the node stops.
 TICK_S = 0.25
 _QUICK = getattr(socket, "TCP_QUICKACK", None)
+#: Bytes that are still read after our last word.
+MOST_DROPPED = 2**22
 _FIRST_ROOM = 2**13  # bytes for an association request; most are shorter
 
 
@@ -95,6 +97,7 @@ class UpperLayer:
         self._at = self._end = 0
         self._heard = time.monotonic()
         self._peer_most = 0
+        self._said_last: float | None = None
         self._message_from: tuple[float, int] | None = None  # when, and how many bytes had come by then
         connection.settimeout(min(TICK_S, limits.artim_s / 4, limits.idle_s / 4))
 
@@ -176,7 +179,7 @@ class UpperLayer:
         self._peer_most = peer_most
 
     def reject(self, result: int, source: int, reason: int) -> None:
-        """Send an A-ASSOCIATE-RJ, PS3.8 9.3.4, and let the peer close."""
+        """Send an A-ASSOCIATE-RJ, PS3.8 9.3.4; :meth:`linger` lets the peer close."""
         self._say_last(pdu.write_reject(result, source, reason))
 
     # Data -------------------------------------------------------------------------------------------------------------
@@ -246,12 +249,40 @@ class UpperLayer:
     # End --------------------------------------------------------------------------------------------------------------
 
     def abort(self, *, source: int = 0, reason: int = pdu.NOT_SPECIFIED) -> None:
-        """Send an A-ABORT, PS3.8 9.3.8, and let the peer close."""
+        """Send an A-ABORT, PS3.8 9.3.8; :meth:`linger` lets the peer close."""
         self._say_last(pdu.write_abort(source, reason))
 
     def release(self) -> None:
-        """Send an A-RELEASE-RQ and wait until the peer has answered and closed."""
+        """Send an A-RELEASE-RQ of our own; :meth:`linger` takes the answer."""
         self._say_last(pdu.RELEASE)
+
+    def keep(self) -> None:
+        """The peer's silence is no fault of its own: it waits for us."""
+        self._heard = time.monotonic()
+
+    def linger(self) -> None:
+        """After our last word, wait for the peer to close, as state 13 wants; what it still sends is dropped.
+
+        Without the wait, bytes that were not read would make the system reset the connection, and the peer might never
+        see the answer.
+        """
+        if self._said_last is None:
+            return
+        dropped = 0
+        try:
+            self._socket.settimeout(TICK_S)
+            while time.monotonic() < self._said_last + self._limits.artim_s and dropped < MOST_DROPPED:
+                try:
+                    count = self._socket.recv_into(self._buffer)
+                except TimeoutError:
+                    if self._stopping.is_set():
+                        break
+                    continue
+                if not count:
+                    break
+                dropped += count
+        except OSError:
+            pass
 
     def _take_other(self, kind: int, length: int, due: float) -> None:
         """Answer what is not data; always raises."""
@@ -305,7 +336,7 @@ class UpperLayer:
                 raise TimedOut("the peer did not finish a unit in time")
             if now - self._heard > self._limits.idle_s:
                 raise TimedOut("the peer was silent for too long")
-            if self._killed.is_set():
+            if self._killed.is_set() or (self._stopping.is_set() and self._message_from is None):
                 raise Stopped("the node stops")
 
     def _receive(self) -> int:
@@ -351,27 +382,12 @@ class UpperLayer:
                 raise Ended("the connection broke") from error
 
     def _say_last(self, data: bytes) -> None:
-        """Send the last word and wait for the peer to close, as state 13 wants; what it still sends is dropped.
-
-        Without the wait, bytes that were not read would make the system reset the connection, and the peer might never
-        see the answer.
-        """
-        due = time.monotonic() + self._limits.artim_s
-        dropped = 0
+        """Send the last word; :meth:`linger` comes next."""
         try:
-            self._socket.settimeout(TICK_S)
+            self._socket.settimeout(min(2.0, self._limits.artim_s))
             self._socket.sendall(data)
             if not isinstance(self._socket, ssl.SSLSocket):  # which cannot close half
                 self._socket.shutdown(socket.SHUT_WR)
-            while time.monotonic() < due and dropped < 2**22 and not self._killed.is_set():
-                try:
-                    count = self._socket.recv_into(self._buffer)
-                except TimeoutError:
-                    continue
-                if not count:
-                    break
-                dropped += count
+            self._said_last = time.monotonic()
         except OSError:
             pass  # gone already: nobody is left to be told
-        finally:
-            self._socket.close()
