@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,27 +43,42 @@ def archive(db: Database, tmp_path: Path) -> Iterator[Archive]:
     made.close()
 
 
-@pytest.fixture
+def make_bytes(pixels: np.ndarray = PIXELS, preamble: bytes = b"", **fields: Any) -> bytes:
+    """A DICOM file as bytes."""
+    stream = io.BytesIO()
+    header: Dataset = make_header(pixels, **fields)
+    header.save_as(stream, enforce_file_format=True)
+    return preamble.ljust(128, b"\0") + stream.getvalue()[128:] if preamble else stream.getvalue()
+
+
+def receive_bytes(
+    archive: Archive, data: bytes, *, source: str = "test", piece: int = 2**17, **options: Any
+) -> Receipt:
+    """Receive bytes, `piece` of them at once."""
+    with archive.receive(source, **options) as incoming:
+        for start in range(0, len(data), piece):
+            incoming.write(data[start : start + piece])
+        return incoming.finish()
+
+
+@pytest.fixture(scope="session")
 def make_object() -> Callable[..., bytes]:
-    """A DICOM file as bytes: ``make_object(**fields)``; see ``make_header`` of the shared fixtures."""
-
-    def make(pixels: np.ndarray = PIXELS, preamble: bytes = b"", **fields: Any) -> bytes:
-        stream = io.BytesIO()
-        header: Dataset = make_header(pixels, **fields)
-        header.save_as(stream, enforce_file_format=True)
-        return preamble.ljust(128, b"\0") + stream.getvalue()[128:] if preamble else stream.getvalue()
-
-    return make
+    """A DICOM file as bytes: ``make_object(pixels, preamble, **fields)``; see ``make_header`` of the shared fixtures."""
+    return make_bytes
 
 
 @pytest.fixture
 def put(archive: Archive) -> Callable[..., Receipt]:
     """Receive bytes: ``put(data, source="test", piece=bytes at once)``."""
+    return partial(receive_bytes, archive)
 
-    def receive(data: bytes, *, source: str = "test", piece: int = 2**17, **options: Any) -> Receipt:
-        with archive.receive(source, **options) as incoming:
-            for start in range(0, len(data), piece):
-                incoming.write(data[start : start + piece])
-            return incoming.finish()
 
-    return receive
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Archive, Callable[..., Receipt]]]:
+    """An archive for all tests of a file, and how it receives."""
+    folder = tmp_path_factory.mktemp("lasting")
+    db = Database.open(f"sqlite:///{folder / 'sagittal.db'}")
+    made = Archive(db, folder / "archive", Limits(disk_reserve=0))
+    yield made, partial(receive_bytes, made)
+    made.close()
+    db.close()

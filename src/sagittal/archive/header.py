@@ -344,7 +344,7 @@ def facts_of(header: Header) -> dict[str, Any]:
     dict
         ``modality``, ``body_part``, ``description``, ``study_description``, ``protocol``, ``manufacturer``, ``model``,
         ``station``, ``kernel``, ``image_type`` (list), ``photometric``, ``laterality``, ``view``, ``position`` (of the
-        patient), ``sop_class_uid``, ``frame_of_reference`` (bool), ``contrast`` (bool), ``thickness_mm``,
+        patient), ``sop_class_uid``, ``frame_of_reference`` (bool), ``contrast`` (bool; left out where the agent is there and empty), ``thickness_mm``,
         ``between_mm``, ``pixel_mm`` (list), ``orientation`` (list), ``rows``, ``columns``, ``frames``, ``sex``, ``age``,
         ``priority``, ``burned_in``; only those that the object has.
     """
@@ -380,7 +380,8 @@ def facts_of(header: Header) -> dict[str, Any]:
         "burned_in": header.text(0x00280301).upper(),
     }
     facts = {name: value for name, value in facts.items() if value not in (None, "", [])}
-    facts["contrast"] = bool(agent) and agent.upper() not in {"NONE", "NO", "N", "OFF", "0"}
+    if agent or 0x00180010 not in header.elements.places:  # empty: the header does not say
+        facts["contrast"] = bool(agent) and agent.upper() not in {"NONE", "NO", "N", "OFF", "0"}
     return facts
 
 

@@ -217,6 +217,7 @@ class Index:
         row = c.execute(sa.select(*columns).where(where)).first()
         if row is None:
             name, patient_id = header.name(0x00100010), header.text(0x00100020)
+            accession = header.text(0x00080050)
             priority = header.text(0x00401003).upper() or header.text(0x0032000C).upper()
             id_ = c.execute(
                 self._db.insert_new(studies)
@@ -224,10 +225,10 @@ class Index:
                     study_uid=header.study_uid,
                     patient_id=patient_id,
                     patient_name=name,
-                    patient_search=fold(f"{name} {patient_id}"),
+                    patient_search=search_text(name, patient_id, accession),
                     birth_date=header.text(0x00100030)[:8],
                     sex=header.text(0x00100040)[:16],
-                    accession=header.text(0x00080050),
+                    accession=accession,
                     study_date=header.text(0x00080020)[:8],
                     study_time=header.text(0x00080030)[:16],
                     description=header.text(0x00081030),
@@ -258,7 +259,9 @@ class Index:
             key = (study_of[series_id], result)
             totals[key] = totals.get(key, 0) + count
         for (study_id, result), count in totals.items():
-            c.execute(_COUNT_RESULT_STUDY if result else _COUNT_STUDY, {"of": study_id, "more": count, "at": at})
+            c.execute(_COUNT_STUDY, {"of": study_id, "more": count, "at": at})
+            if not result:
+                c.execute(_RECEIVING, {"of": study_id})
 
 
 def find_known(c: sa.Connection, sop_instance_uid: str) -> Known | None:
@@ -282,6 +285,16 @@ def add_conflict(c: sa.Connection, db: Database, known: Known, arrival: Arrival)
         .returning(conflicts.c.id)
     ).scalar()
     return made is not None
+
+
+def search_text(name: str, patient_id: str, accession: str) -> str:
+    """What a study is searched by: each form of the name between equals signs, then id and accession number.
+
+    >>> search_text("Wang^XiaoDong=王^小东", "P-7", "A1")
+    '=wang xiaodong=王 小东=|p-7|a1|'
+    """
+    forms = "=".join(fold(form).replace("|", " ") for form in name.split("=")) if name else ""
+    return f"={forms}=|{fold(patient_id).replace('|', ' ')}|{fold(accession).replace('|', ' ')}|"
 
 
 def _problem(held: _Series, header: Header) -> str:
@@ -317,9 +330,10 @@ _COUNT_RESULTS = (
     sa.update(series).where(series.c.id == _of).values(instance_count=series.c.instance_count + _more, changed_at=_at)
 )
 _COUNT_SERIES = _COUNT_RESULTS.values(complete_at=None, completed_by="")
-_COUNT_RESULT_STUDY = (
+_COUNT_STUDY = (
     sa.update(studies)
     .where(studies.c.id == _of)
     .values(instance_count=studies.c.instance_count + _more, changed_at=_at)
 )
-_COUNT_STUDY = _COUNT_RESULT_STUDY.values(status="receiving")
+# Apart from the counts, so that the indexes of the status are mostly left alone:
+_RECEIVING = sa.update(studies).where(studies.c.id == _of, studies.c.status != "receiving").values(status="receiving")

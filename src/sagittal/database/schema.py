@@ -43,7 +43,7 @@ studies = Table(
     Column("study_uid", String(64), nullable=False, unique=True),
     Column("patient_id", Text, nullable=False, default=""),
     Column("patient_name", Text, nullable=False, default=""),  # PN as in the header: alphabetic=ideographic=phonetic
-    Column("patient_search", Text, nullable=False, default=""),  # name and id, folded for searching
+    Column("patient_search", Text, nullable=False, default=""),  # =name=name=|id|accession|, folded for searching
     Column("birth_date", String(8), nullable=False, default=""),
     Column("sex", String(16), nullable=False, default=""),
     Column("accession", Text, nullable=False, default=""),
@@ -70,8 +70,12 @@ studies = Table(
     Index(None, "patient_id"),
     Index(None, "accession"),
     Index(None, "study_date"),
+    Index(None, "patient_search"),
+    Index(None, "confidence"),
     Index(None, "status", "urgency", "arrived_at"),
-    Index(None, "arrived_at"),
+    # The worklist is filtered in these without reading the table:
+    Index(None, "arrived_at", "status", "urgency", "verdict", "modalities", "study_date"),
+    Index(None, "verdict", "urgency", "arrived_at", "status", "modalities", "study_date"),
 )
 #: The states of a study, as the worklist shows them.
 STATUS = ("receiving", "waiting", "running", "answered", "abstained", "refused", "failed", "no-model")

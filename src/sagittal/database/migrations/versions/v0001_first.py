@@ -102,12 +102,25 @@ def upgrade() -> None:
         sa.UniqueConstraint("study_uid", name=op.f("uq_studies_study_uid")),
     )
     op.create_index(op.f("ix_studies_accession"), "studies", ["accession"], unique=False)
-    op.create_index(op.f("ix_studies_arrived_at"), "studies", ["arrived_at"], unique=False)
+    op.create_index(
+        op.f("ix_studies_arrived_at_status_urgency_verdict_modalities_study_date"),
+        "studies",
+        ["arrived_at", "status", "urgency", "verdict", "modalities", "study_date"],
+        unique=False,
+    )
+    op.create_index(op.f("ix_studies_confidence"), "studies", ["confidence"], unique=False)
     op.create_index(op.f("ix_studies_patient_id"), "studies", ["patient_id"], unique=False)
+    op.create_index(op.f("ix_studies_patient_search"), "studies", ["patient_search"], unique=False)
     op.create_index(
         op.f("ix_studies_status_urgency_arrived_at"), "studies", ["status", "urgency", "arrived_at"], unique=False
     )
     op.create_index(op.f("ix_studies_study_date"), "studies", ["study_date"], unique=False)
+    op.create_index(
+        op.f("ix_studies_verdict_urgency_arrived_at_status_modalities_study_date"),
+        "studies",
+        ["verdict", "urgency", "arrived_at", "status", "modalities", "study_date"],
+        unique=False,
+    )
     op.create_table(
         "switches",
         sa.Column("name", sa.String(length=128), nullable=False),
