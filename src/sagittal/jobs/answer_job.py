@@ -12,8 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from sagittal.archive.archive import Archive
-from sagittal.database.events import report_event
-from sagittal.database.schema import instances, studies
+from sagittal.database.events import report
+from sagittal.database.schema import deliveries, instances, jobs, studies
 from sagittal.errors import ReadError
 from sagittal.jobs.choose import choose_for_study
 from sagittal.jobs.packages import ServedModel
@@ -146,20 +146,18 @@ class AnswerJob:
 
 
 def after_answer(queue: Queue, job: Job, ended: str) -> None:
-    """Keep the worklist true after a job of a study ended in another way than with a result, and tell of dead letters."""
-    if job.kind not in {"answer", "choose"} or ended == "done":
+    """Keep worklist and deliveries true after a job ended in another way than well, and tell of dead letters."""
+    if ended == "done":
         return
-    if job.study_id is not None and (job.kind == "answer" or ended == "dead"):
-        with queue.db.write() as c:
-            if job.kind == "answer":
-                refresh_study(c, job.study_id)
-            else:
-                c.execute(sa.update(studies).where(studies.c.id == job.study_id).values(status="failed"))
-    if ended == "dead":
-        report_event(
-            queue.db,
-            "dead-letter",
-            "error",
-            "Work on a study was given up after its last try: look at the list of jobs for the reason, and run it again.",
-            about=job.kind,
-        )
+    with queue.db.write() as c:
+        if job.study_id is not None and job.kind == "answer":
+            refresh_study(c, job.study_id)
+        elif ended == "dead" and job.kind == "choose":
+            c.execute(sa.update(studies).where(studies.c.id == job.study_id).values(status="failed"))
+        elif ended == "dead" and job.kind == "deliver":
+            mine = deliveries.c.id == int(job.payload["delivery"])
+            why = c.execute(sa.select(jobs.c.error).where(jobs.c.id == job.id)).scalar()
+            c.execute(sa.update(deliveries).where(mine).values(state="failed", error=why or ""))
+        if ended == "dead":
+            message = "Work was given up after its last try: the list of jobs says why. It can be run again there."
+            report(c, "dead-letter", "error", message, about=job.kind)
