@@ -108,24 +108,55 @@ def test_every_transfer_syntax_arrives_byte_for_byte(start: Callable[..., DicomN
     assert len(objects) >= 10
     refused = objects.pop("1.2.840.10008.1.2.1.99", None)
     assert refused is not None
-    arrived = set()
     for syntax, (path, sop_class, uid, _) in objects.items():
         with Peer(node.port) as peer:
             assert peer.associate(context(1, sop_class, (syntax,)))
-            if peer.accepted[1][0] != 0:
-                pytest.fail(f"{syntax} was not accepted")
+            assert peer.accepted[1] == (0, syntax)
             status = peer.store(1, bare_data_set(path)[0], uid, sop_class=sop_class)
             assert status == 0, f"{path.name}: {status:04X}"
-            arrived.add(uid)
-    for row in rows(archive):
-        path = objects[row["transfer_syntax_uid"]][0]
-        assert stored_data_set(archive, row) == bare_data_set(path)[0]
-    assert {row["sop_instance_uid"] for row in rows(archive)} == arrived
+    kept = [archive.path_of(row["path"]) for row in (*rows(archive), *rows(archive, conflicts))]
+    data = {syntax: bare_data_set(path)[0] for syntax, (path, *_) in objects.items()}
+    assert {bare_data_set(path)[3]: bare_data_set(path)[0] for path in kept} == data
     entity = AE()
     entity.add_requested_context(refused[1], "1.2.840.10008.1.2.1.99")
     association = entity.associate("127.0.0.1", node.port, ae_title="SAGITTAL")
     assert [c.result for c in association.rejected_contexts] == [4]
     association.release()
+
+
+def test_dcmsend_sends_compressed_objects_as_they_are(start: Callable[..., DicomNode], archive: Archive) -> None:
+    node = start()
+    folder = Path(pydicom.data.__file__).parent / "test_files"
+    names = (
+        "MR_small_RLE.dcm",
+        "JPEG2000.dcm",
+        "SC_rgb_jpeg_gdcm.dcm",
+        "examples_ybr_color.dcm",
+    )
+    sent = {pydicom.dcmread(folder / name).SOPInstanceUID: pydicom.dcmread(folder / name) for name in names}
+    result = call("dcmsend", "-aec", "SAGITTAL", "127.0.0.1", str(node.port), *(str(folder / name) for name in names))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert {row["sop_instance_uid"] for row in rows(archive)} == set(sent)
+    for row in rows(archive):
+        kept = pydicom.dcmread(archive.path_of(row["path"]))
+        assert kept.file_meta.TransferSyntaxUID == sent[row["sop_instance_uid"]].file_meta.TransferSyntaxUID
+        assert kept.PixelData == sent[row["sop_instance_uid"]].PixelData
+
+
+def test_pynetdicom_sends_in_each_context(start: Callable[..., DicomNode], archive: Archive) -> None:
+    from pynetdicom import AE
+
+    node = start()
+    folder = Path(pydicom.data.__file__).parent / "test_files"
+    objects = [pydicom.dcmread(folder / name) for name in ("CT_small.dcm", "MR_small_bigendian.dcm", "JPEG2000.dcm")]
+    entity = AE("CT1")
+    for sent in objects:
+        entity.add_requested_context(sent.SOPClassUID, sent.file_meta.TransferSyntaxUID)
+    association = entity.associate("127.0.0.1", node.port, ae_title="SAGITTAL", max_pdu=4096)
+    assert association.is_established
+    assert [association.send_c_store(sent).Status for sent in objects] == [0, 0, 0]
+    association.release()
+    assert {row["transfer_syntax_uid"] for row in rows(archive)} == {o.file_meta.TransferSyntaxUID for o in objects}
 
 
 def test_the_file_that_is_written_can_be_read(start: Callable[..., DicomNode], archive: Archive, ct: Path) -> None:

@@ -3,9 +3,12 @@
 A command set is always implicit VR little endian with elements of group 0000; it is taken apart by hand, with limits,
 because an answer waits for it. Answers are built the same way.
 
->>> asked = read_command(store_request(7, "1.2.840.10008.5.1.4.1.1.2", "1.2.3"))
->>> asked.field == C_STORE_RQ, asked.message, asked.instance_uid, asked.has_data
-(True, 7, '1.2.3', True)
+>>> asked = read_command(event_report(7, "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1", 2))
+>>> asked.field == N_EVENT_REPORT_RQ, asked.message, asked.kind, asked.has_data
+(True, 7, 2, True)
+>>> answered = read_command(answer(asked, SUCCESS))
+>>> answered.field == N_EVENT_REPORT_RQ | RESPONSE, answered.message, answered.status, answered.has_data
+(True, 7, 0, False)
 """
 
 from __future__ import annotations
@@ -122,18 +125,6 @@ def read_command(data: bytes) -> Command:
 
 def _text(value: bytes) -> str:
     return value[:66].rstrip(b"\0 ").decode("latin-1")
-
-
-def store_request(message: int, class_uid: str, instance_uid: str) -> bytes:
-    """A C-STORE-RQ, PS3.7 9.3.1.1, of medium priority."""
-    return _set(
-        _uid(_CLASS, class_uid),
-        _short(_COMMAND_FIELD, C_STORE_RQ),
-        _short(_MESSAGE_ID, message),
-        _short(0x700, 0),
-        _short(_DATA_TYPE, 0x0001),
-        _uid(_INSTANCE, instance_uid),
-    )
 
 
 def answer(asked: Command, status: int, comment: str = "") -> bytes:
