@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import socket
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +12,9 @@ from typing import Any
 from pydicom.dataset import Dataset as Header
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config
+from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
+from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from sagittal.deliver.destinations import DicomPeer
 from sagittal.deliver.outcome import DeliveryError
@@ -18,6 +22,30 @@ from sagittal.deliver.outcome import DeliveryError
 #: What everything but images goes in.
 PLAIN: list[str | UID] = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 _MOST_PDU = 131072
+
+
+class _Socket(AssociationSocket):
+    """pynetdicom's, which leaves a socket that never got a connection to the garbage collector: a PACS that is away for a
+    night, tried again and again, would cost a file handle each time."""
+
+    def _shutdown_socket(self) -> None:
+        left = self.socket
+        super()._shutdown_socket()
+        if left is not None:
+            left.close()
+
+
+class _Entity(AE):
+    """pynetdicom's, with the socket above, which sends small packets at once."""
+
+    def _create_socket(
+        self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None
+    ) -> AssociationSocket:
+        made = _Socket(assoc, address=address)
+        made.tls_args = tls_args
+        if made.socket is not None:
+            made.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return made
 
 
 def quiet() -> None:
@@ -55,7 +83,7 @@ def associated(
         If there is none: away, rejected, or nothing that was offered is accepted.
     """
     quiet()
-    own = AE(ae_title=peer.calling_ae_title)
+    own = _Entity(ae_title=peer.calling_ae_title)
     own.connection_timeout = peer.connect_s
     own.acse_timeout = own.dimse_timeout = peer.answer_s
     own.network_timeout = peer.answer_s

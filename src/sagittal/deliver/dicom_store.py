@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import generate_uid
 from pynetdicom import build_context
@@ -121,7 +122,7 @@ def _syntax(path: Path, kind: str) -> tuple[str, str]:
         return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
     except OSError as error:
         raise ResourceError(f"the file of an object of kind '{kind}' is not there any more") from error
-    except (AttributeError, ValueError, KeyError, EOFError) as error:
+    except (InvalidDicomError, AttributeError, ValueError, KeyError, EOFError) as error:
         raise DeliveryError(f"the file of {kind} is no DICOM", retry=False, trouble="object", failed=[kind]) from error
 
 
