@@ -87,7 +87,7 @@ def read(config: Path | None, flags: dict[str, Any], models: list[str] | None = 
     require("fastapi", feature="sagittal serve", extra="serve")
     from sagittal.serve.config import read_config
 
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()}
+    plain = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in flags.items()}
     return read_config(config, environment=os.environ, flags=plain, models=models or ())
 
 

@@ -278,7 +278,12 @@ def _admit(service: Service, request: Request, response: Response, answer: dict[
             "nobody", "login", address=address, outcome="refused", details={"way": "oidc", "reason": str(refusal)}
         )
         service.metrics.login("oidc", "refused")
-        raise HTTPException(403, "the identity provider's answer lets nobody in; ask an administrator") from refusal
+        used = dict(response.headers.items())  # the cookie was for one answer: whoever failed begins again
+        raise HTTPException(
+            403,
+            "the identity provider's answer lets nobody in; ask an administrator",
+            {"Set-Cookie": used["set-cookie"]},
+        ) from refusal
     except ServeError as trouble:
         raise HTTPException(503, "the identity provider does not answer") from trouble
     _enter(service, request, response, user, "oidc")

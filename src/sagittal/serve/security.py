@@ -19,7 +19,7 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sagittal.errors import ServeError
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 #: Methods that change nothing.
 SAFE = ("GET", "HEAD", "OPTIONS")
-#: Folders of files without data, which anyone may have.
-OPEN_MOUNTS = ("/assets", "/viewer")
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ AnyUser = Annotated[Caller, Depends(allow("account"))]
 def needed(route: BaseRoute) -> Permission | Literal["anyone"] | None:
     """What a route asks for; ``None`` where it does not say."""
     if not isinstance(route, APIRoute):
-        return "anyone" if isinstance(route, Mount) and route.path in OPEN_MOUNTS else None
+        return None
     calls = [dependency.call for dependency in _all(route.dependant.dependencies)]
     asked = [call.permission for call in calls if isinstance(call, Allow) and call.permission != "account"]
     if asked:
@@ -183,12 +181,8 @@ class Gate:
         self._app, self._service = app, service
         self._open: list[tuple[frozenset[str], re.Pattern[str]]] = []
         for route in routes:
-            if needed(route) != "anyone":
-                continue
-            if isinstance(route, APIRoute):
+            if isinstance(route, APIRoute) and needed(route) == "anyone":
                 self._open.append((frozenset(route.methods or ()), route.path_regex))
-            elif isinstance(route, Mount):
-                self._open.append((frozenset({"GET", "HEAD"}), route.path_regex))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with its caller in ``state``, or answer 401, 403 or 429."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,13 @@ from sagittal.archive.archive import Archive, Limits
 from sagittal.archive.complete import close_committed, close_quiet_series
 from sagittal.archive.integrity import check_files
 from sagittal.archive.recover import recover
+from sagittal.archive.retention import apply_rules, finish_deletions
 from sagittal.database.connect import Database
 from sagittal.database.events import end_event, report_event
 from sagittal.errors import ServeError
 from sagittal.jobs.answer_job import AnswerJob, ChooseJob, after_answer
+from sagittal.jobs.deliver_job import DeliverJob, chase_confirmations, confirm_delivery
+from sagittal.jobs.fetch_job import FetchJob
 from sagittal.jobs.packages import read_packages
 from sagittal.jobs.pool import Pool
 from sagittal.jobs.predict_now import PredictNow
@@ -41,6 +44,10 @@ from sagittal.serve.dicom_node import DicomNode
 from sagittal.serve.health import Health, add_checks
 from sagittal.serve.listen import Listener
 from sagittal.serve.metrics import Metrics
+from sagittal.serve.pdu import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+from sagittal.serve.series_cache import sweep_series
+from sagittal.serve.uploads import UploadJob, sweep_uploads
+from sagittal.serve.watch import Watching
 
 if TYPE_CHECKING:
     from sagittal.protect.oidc import Provider
@@ -48,7 +55,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 #: Seconds between looks at what is due now and then.
-_QUIET_S, _SWEEP_S, _CHECK_S = 1.0, 600.0, 300.0
+_QUIET_S, _WATCH_S, _SWEEP_S, _CHECK_S = 1.0, 2.0, 600.0, 300.0
 
 
 @dataclass(frozen=True)
@@ -172,7 +179,7 @@ def open_service(config: Config) -> Service:
         audit, queue = Audit(db), Queue(db, rng=np.random.default_rng())
         pool = Pool(models, report=partial(report_event, db), ended=lambda code, about: _over(db, code, about))
         closers.append(("models", pool.stop))
-        supervisor = _supervisor(config, db, archive, queue, pool)
+        supervisor = _supervisor(config, db, archive, audit, queue, pool)
         service = Service(
             config,
             db,
@@ -217,20 +224,56 @@ def make_provider(config: Config) -> Provider | None:
     )
 
 
-def _supervisor(config: Config, db: Database, archive: Archive, queue: Queue, pool: Pool) -> Supervisor:
+def _supervisor(config: Config, db: Database, archive: Archive, audit: Audit, queue: Queue, pool: Pool) -> Supervisor:
     """Threads for each kind of job, and for what is due now and then."""
+    data, destinations = config.server.data, config.destinations
+    record = partial(_deleted, audit)
+    woken: list[Supervisor] = []
+
+    def wake() -> None:
+        for one in woken:
+            one.wake()
+
+    spool, uploads, cache = data / "spool", data / "uploads", data / "cache"
     handlers: dict[str, Handler] = {
         "choose": ChooseJob(queue, lambda: pool.models),
-        "answer": AnswerJob(queue, archive, pool, config.server.data / "spool"),
+        "answer": AnswerJob(queue, archive, pool, spool),
+        "deliver": DeliverJob(queue, archive, {one.name: one for one in destinations}, rng=np.random.default_rng()),
+        "fetch": FetchJob(
+            queue,
+            archive,
+            {peer.name: peer for peer in config.pacs},
+            implementation=(IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION),
+        ),
+        "upload": UploadJob(db, archive, pool, uploads, config.limits, spool, wake=wake),
     }
-    ticks = (
-        Tick("completeness", _QUIET_S, lambda: close_quiet_series(db, config.completeness.silence_s, db.clock.now())),
+    watching = Watching(archive, config.watch, data / "watched", config.limits, wake=wake)
+    ticks = [
+        Tick("completeness", _QUIET_S, lambda: _close_quiet(config, db, wake)),
         Tick("sessions", _SWEEP_S, lambda: sweep_sessions(db, idle_s=config.access.session_idle_s)),
+        Tick("uploads", _SWEEP_S, lambda: sweep_uploads(db, uploads)),
+        Tick("cache", _SWEEP_S, lambda: sweep_series(db, cache)),
         Tick("integrity", _CHECK_S, lambda: check_files(archive, every_s=config.integrity.check_every_s)),
-    )
-    return Supervisor(
-        queue, handlers, threads={"answer": max(1, len(pool.models))}, ticks=ticks, after=partial(after_answer, queue)
-    )
+        Tick("confirmations", _SWEEP_S, lambda: chase_confirmations(db, destinations)),
+    ]
+    if config.watch:
+        ticks.append(Tick("watched folders", _WATCH_S, watching.look))
+    if config.retention:
+        ticks.append(Tick("retention", _SWEEP_S, lambda: apply_rules(archive, config.retention, record)))
+    threads = {"answer": max(1, len(pool.models)), "deliver": max(1, min(8, 2 * len(destinations))), "upload": 2}
+    supervisor = Supervisor(queue, handlers, threads=threads, ticks=ticks, after=partial(after_answer, queue))
+    woken.append(supervisor)
+    return supervisor
+
+
+def _close_quiet(config: Config, db: Database, wake: Callable[[], None]) -> None:
+    if close_quiet_series(db, config.completeness.silence_s, db.clock.now()):
+        wake()
+
+
+def _deleted(audit: Audit, study_id: int, details: Mapping[str, Any]) -> None:
+    """Tell the trail of a deletion that nobody asked for but a rule."""
+    audit.record("sagittal", "delete", study_id=study_id, details=details)
 
 
 def _node(config: Config, archive: Archive, audit: Audit, supervisor: Supervisor) -> DicomNode:
@@ -241,7 +284,13 @@ def _node(config: Config, archive: Archive, audit: Audit, supervisor: Supervisor
             close_committed(archive.db, uids)
             supervisor.wake()
 
-    return DicomNode(config.dicom, archive, host=config.dicom_host, audit=audit, on_committed=committed)
+    def reported(_title: str, transaction: str, safe: bool) -> None:
+        if confirm_delivery(archive.db, transaction, safe) and not safe:
+            supervisor.wake()
+
+    return DicomNode(
+        config.dicom, archive, host=config.dicom_host, audit=audit, on_committed=committed, on_report=reported
+    )
 
 
 def start_service(service: Service) -> Listener:
@@ -276,6 +325,7 @@ def _start(service: Service) -> Listener:
         "sagittal", "start", details={"version": __version__, "models": [m.label for m in service.pool.models]}
     )
     service.closers.append(("trail", lambda: service.audit.record("sagittal", "stop")))
+    finish_deletions(service.archive, partial(_deleted, service.audit))
     service.supervisor.start()
     service.closers.append(("workers", lambda: service.supervisor.stop(config.server.stop_s)))
     threading.Thread(target=service.pool.warm, name="warm", daemon=True).start()

@@ -21,16 +21,10 @@ if TYPE_CHECKING:
 _access = logging.getLogger("sagittal.access")
 
 #: A page may load scripts, styles and data from here and nowhere else, and may not be framed (CSP level 3).
-PAGE_POLICY = (
+POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; "
     "connect-src 'self'; worker-src 'self' blob:; manifest-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
     "form-action 'self'"
-)
-#: OHIF is built with styles in its markup and decoders in WebAssembly; it still connects to nobody else (CVE-2026-12473).
-VIEWER_POLICY = (
-    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob: data:; worker-src 'self' blob:; "
-    "manifest-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
 )
 _HEADERS = (
     ("x-content-type-options", "nosniff"),
@@ -140,8 +134,7 @@ class _Answer:
             headers = MutableHeaders(scope=message)
             for name, value in _HEADERS:
                 headers.setdefault(name, value)
-            viewer = self._scope["path"].startswith("/viewer/")
-            headers.setdefault("content-security-policy", VIEWER_POLICY if viewer else PAGE_POLICY)
+            headers.setdefault("content-security-policy", POLICY)
             headers.setdefault("cache-control", "no-store")
             headers["x-request-id"] = self._scope["state"]["id"]
             if self._scope.get("scheme") == "https":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,13 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+import httpx
+from fastapi import FastAPI
+
 from sagittal.protect.sessions import start_session
 from sagittal.protect.tokens import make_token
 from sagittal.protect.users import User, add_user
+from sagittal.serve.app import make_app
 from sagittal.serve.config import read_config
 from sagittal.serve.service import Service, open_service
 
@@ -61,3 +66,18 @@ def session(service: Service) -> Callable[..., dict[str, str]]:
         return {"Cookie": f"sagittal={secret}", **({"X-CSRF-Token": code} if csrf else {})}
 
     return make
+
+
+@pytest.fixture
+def app(service: Service) -> FastAPI:
+    """The application of the service."""
+    return make_app(service)
+
+
+@pytest.fixture
+def ask(app: FastAPI) -> Iterator[Callable[..., httpx.Response]]:
+    """Ask the application: ``ask("GET", "/api/me", headers={...})``; keeps cookies as a browser does."""
+    with asyncio.Runner() as runner:
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost")
+        yield lambda *arguments, **more: runner.run(client.request(*arguments, **more))
+        runner.run(client.aclose())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -37,21 +37,6 @@ OPEN = {
     ("GET", "/v2/health/live"),
     ("GET", "/v2/health/ready"),
 }
-
-
-@pytest.fixture
-def app(service: Service) -> FastAPI:
-    return make_app(service)
-
-
-@pytest.fixture
-def ask(app: FastAPI) -> Iterator[Ask]:
-    """Ask the application: ``ask("GET", "/api/me", headers={...})``."""
-    with asyncio.Runner() as runner:
-        transport = httpx.ASGITransport(app=app, raise_app_exceptions=True)
-        client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
-        yield lambda *arguments, **more: runner.run(client.request(*arguments, **more))
-        runner.run(client.aclose())
 
 
 def operations(app: FastAPI) -> list[tuple[str, str, str]]:
