@@ -341,6 +341,7 @@ window.config = {
   ],
 };
 """
+_PARTS_FROM = b'__webpack_require__.p = "/";'
 _SCRIPT = re.compile(r"<script(?P<attributes>[^>]*)>(?P<body>.*?)</script>", re.DOTALL)
 
 
@@ -359,6 +360,10 @@ def _finish_ohif(folder: Path) -> None:
     text = _SCRIPT.sub(move, text)
     text = re.sub(r'(?P<name>\b(?:src|href|content))="/(?!ohif/|/)', r'\g<name>="/ohif/', text)
     page.write_text(text, encoding="utf-8")
+    for bundle in folder.glob("*.js"):  # where each bundle and worker loads its parts from
+        source = bundle.read_bytes()
+        if _PARTS_FROM in source:
+            bundle.write_bytes(source.replace(_PARTS_FROM, _PARTS_FROM.replace(b'"/"', b'"/ohif/"')))
     (folder / "start.js").write_text(";\n".join(inline) + ";\n", encoding="utf-8")
     (folder / "app-config.js").write_text(OHIF_CONFIG, encoding="utf-8")
 

@@ -50,7 +50,7 @@ export class Review {
           type: "button", id: `verdict-${verdict}`, disabled: this.sending || this.busy,
           "aria-pressed": String(reviews[0]?.verdict === verdict), "aria-keyshortcuts": key, on: { click: action },
         },
-        verdictMark(verdict),
+        verdictMark(verdict, "verdict"),
         el("kbd", {}, key),
       );
     place.replaceChildren(

@@ -10,7 +10,7 @@ import { Review } from "./review.js";
 import { drawResult } from "./study_result.js";
 import { t } from "./text.js";
 import { Stage } from "./viewer/stage.js";
-import { statusMark, urgencyMark } from "./worklist_row.js";
+import { statusMark } from "./worklist_row.js";
 
 const id = Number(location.pathname.split("/")[2]);
 const me = await begin("study");
@@ -98,8 +98,8 @@ function drawPatient() {
   const facts = [
     study.patient_id,
     [study.sex, age(study.birth_date, study.study_date)].filter(Boolean).join(" "),
-    study.birth_date && t("patient.born", { date: day(study.birth_date) }),
   ].filter(Boolean);
+  const born = study.birth_date && t("patient.born", { date: day(study.birth_date) });
   const about = [
     (study.modalities ?? []).join(" "),
     study.description,
@@ -117,9 +117,9 @@ function drawPatient() {
     place,
     el("h1", { class: "wraps" }, personName(study.patient_name)),
     ...facts.map((one) => el("span", { class: "number wraps" }, one)),
+    born && el("span", { class: "number born" }, born),
     el("span", { class: "muted wraps" }, about.join(" · ")),
     el("span", { class: "spacer" }),
-    study.urgency > 0 && urgencyMark(study.urgency),
     statusMark(study.status),
     study.answered_at
       ? el("span", { class: "muted number", title: t("study.answered-at") }, moment(study.answered_at))

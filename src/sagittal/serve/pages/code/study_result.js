@@ -5,6 +5,12 @@ import { count, day, moment, percent } from "./format.js";
 import { may } from "./page.js";
 import { t, word } from "./text.js";
 import { overlayList } from "./overlay_list.js";
+import { valueList } from "./values.js";
+
+/** The measurements that are shown, of all that the service made. */
+const MEASURES = [
+  "volume_ml", "area_mm2", "area_px2", "long_axis_mm", "short_axis_mm", "long_axis_px", "short_axis_px", "components", "mean",
+];
 
 /** Which parts a reader has opened; kept while the page is there. */
 const opened = new Set(["overlays"]);
@@ -77,7 +83,7 @@ function finding(result) {
         result.reason && el("span", { class: "wraps" }, " ", result.reason),
       ),
     result.confidence !== null && result.confidence !== undefined && confidence(result.confidence),
-    classes(result),
+    abstained ? unsaid(classes(result)) : classes(result),
     el(
       "p",
       { class: "by wraps" },
@@ -86,6 +92,11 @@ function finding(result) {
       t("study.by-algorithm"),
     ),
   );
+}
+
+/** What the model computed though it does not stand by it: there for those who ask, not to be read as an answer. */
+function unsaid(list) {
+  return list && el("details", { open: opened.has("unsaid"), on: { toggle: (event) => (event.target.open ? opened.add("unsaid") : opened.delete("unsaid")) } }, el("summary", { class: "muted" }, t("study.unsaid")), list);
 }
 
 function confidence(value) {
@@ -133,9 +144,7 @@ function overlays(stage) {
 function measurements(result) {
   const structures = (result.finding?.structures ?? []).filter((one) => one.measurements);
   if (!structures.length) return null;
-  const names = [...new Set(structures.flatMap((one) => Object.keys(one.measurements)))].filter((name) =>
-    structures.some((one) => typeof one.measurements[name] === "number"),
-  );
+  const names = MEASURES.filter((name) => structures.some((one) => typeof one.measurements[name] === "number"));
   if (!names.length) return null;
   const number = (value) => (typeof value === "number" ? (Math.abs(value) >= 100 ? value.toFixed(0) : value.toPrecision(3)) : "–");
   return part(
@@ -157,19 +166,7 @@ function measurements(result) {
 function purpose(result) {
   const use = result.intended_use;
   if (!use || !Object.keys(use).length) return null;
-  return part("purpose", t("study.intended-use"), values(use), el("p", { class: "small muted" }, t("page.not-a-device")));
-}
-
-/** Plain values of any shape as a list of names and values. */
-function values(use) {
-  const shown = (value) => {
-    if (value === null || value === undefined || value === "") return "–";
-    if (Array.isArray(value)) return value.map(shown).join(", ");
-    if (typeof value === "object") return Object.entries(value).map(([k, v]) => `${word("use", k)}: ${shown(v)}`).join("; ");
-    if (typeof value === "boolean") return t(value ? "yes" : "no");
-    return typeof value === "number" && !Number.isInteger(value) ? String(Number(value.toPrecision(4))) : String(value);
-  };
-  return el("dl", {}, ...Object.entries(use).flatMap(([key, value]) => [el("dt", {}, word("use", key)), el("dd", {}, shown(value))]));
+  return part("purpose", t("study.intended-use"), valueList(use), el("p", { class: "small muted" }, t("page.not-a-device")));
 }
 
 /** Why each series was used, or not. */

@@ -107,12 +107,13 @@ export function statusMark(status) {
 }
 
 /**
- * What a reader said, as a sign and a word.
+ * What a reader said, or can say, as a sign and a word.
  * @param {string} verdict
+ * @param {"said"|"verdict"} [group] "accepted" or "Accept"
  */
-export function verdictMark(verdict) {
+export function verdictMark(verdict, group = "said") {
   const kind = { accept: "good", correct: "doubt", reject: "bad" }[verdict] ?? "";
-  return el("span", { class: `mark ${kind}` }, sign(VERDICT_SIGNS[verdict] ?? "ring"), word("verdict", verdict));
+  return el("span", { class: `mark ${kind}` }, sign(VERDICT_SIGNS[verdict] ?? "ring"), word(group, verdict));
 }
 
 /**

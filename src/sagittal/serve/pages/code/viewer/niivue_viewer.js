@@ -6,6 +6,13 @@ import { makeNifti } from "./nifti.js";
 const SLICES = { axial: 0, coronal: 1, sagittal: 2, three: 3, render: 4 };
 const DRAG = { look: "crosshair", window: "windowing", pan: "pan", zoom: "pan", measure: "measurement" };
 
+// Left, top, width and height as shares of the canvas: the axial plane large, the others beside it.
+const THREE = [
+  { sliceType: 0, position: [0, 0, 0.6, 1] },
+  { sliceType: 1, position: [0.6, 0, 0.4, 0.5] },
+  { sliceType: 2, position: [0.6, 0.5, 0.4, 0.5] },
+];
+
 /** NiiVue behind the interface of {@link import("./canvas_viewer.js").CanvasViewer}. */
 export class NiivueViewer {
   /**
@@ -39,8 +46,11 @@ export class NiivueViewer {
       backColor: [0, 0, 0, 1],
       crosshairColor: [0.48, 0.72, 0.94, 0.7],
       crosshairWidth: 1,
+      crosshairWidthUnit: "mm",
+      crosshairGap: 8,
       isRadiologicalConvention: true,
       sagittalNoseLeft: true,
+      showAllOrientationMarkers: true,
       multiplanarShowRender: SHOW_RENDER.NEVER,
       dragAndDropEnabled: false, // a file of somebody else over this patient's image would be a wrong diagnosis
       loadingText: "",
@@ -84,6 +94,8 @@ export class NiivueViewer {
 
   setLayout(layout) {
     this.layout = layout;
+    if (layout === "three") this.nv.setCustomLayout(THREE);
+    else this.nv.clearCustomLayout();
     this.nv.setSliceType(SLICES[layout]);
     this.told.moved?.(this);
   }
@@ -122,21 +134,21 @@ export class NiivueViewer {
     return { axial: 2, coronal: 1, sagittal: 0 }[this.layout] ?? 2;
   }
 
+  /** Slices are counted from the head, the front and the right, as in our own viewer; NiiVue counts the other way. */
   get position() {
-    const dims = this.nv.volumes[0]?.dimsRAS ?? [3, 1, 1, 1];
-    const depth = dims[this.axis + 1];
-    return { slice: Math.round(this.nv.scene.crosshairPos[this.axis] * depth - 0.5), depth };
+    const depth = this.depth;
+    return { slice: depth - 1 - Math.round(this.nv.scene.crosshairPos[this.axis] * depth - 0.5), depth };
+  }
+
+  get depth() {
+    return this.nv.volumes[0]?.dimsRAS?.[this.axis + 1] ?? 1;
   }
 
   step(by, around = false) {
     const { slice, depth } = this.position;
-    if (around && by > 0 && slice >= depth - 1) this.moveTo(0);
-    else this.nv.moveCrosshairInVox(...[0, 1, 2].map((axis) => (axis === this.axis ? by : 0)));
-  }
-
-  moveTo(slice) {
+    const wanted = around ? (slice + by + depth) % depth : Math.max(0, Math.min(depth - 1, slice + by));
     const at = [...this.nv.scene.crosshairPos];
-    at[this.axis] = (slice + 0.5) / this.position.depth;
+    at[this.axis] = (depth - 1 - wanted + 0.5) / depth;
     this.nv.scene.crosshairPos = at;
     this.nv.drawScene();
     this.told.moved?.(this);
@@ -168,7 +180,7 @@ export class NiivueViewer {
   }
 
   onKey(event) {
-    const by = { ArrowUp: 1, ArrowDown: -1, PageUp: 10, PageDown: -10 }[event.key];
+    const by = { ArrowUp: -1, ArrowDown: 1, PageUp: -10, PageDown: 10 }[event.key];
     if (!by || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     event.stopPropagation();
@@ -191,13 +203,18 @@ export class NiivueViewer {
     const layers = [];
     for (const group of labels) {
       const on = group.structures.filter((one) => one.on && one.opacity > 0);
-      if (on.length) layers.push(await this.labelled(group.data, on.map((one) => [one.value, one.colour, one.opacity])));
+      // NiiVue fades a whole layer, not one label: one layer for those that are equally strong.
+      const strengths = [...new Set(on.map((one) => one.opacity))];
+      for (const [n, strength] of strengths.entries()) {
+        const layer = await this.layer(group.data, "", n);
+        layers.push(paintedWith(layer, on.filter((one) => one.opacity === strength), strength));
+      }
     }
     const seen = boxes.list.filter((box) => !box.hidden);
     if (boxes.on && seen.length) {
       const colours = [...new Map(seen.map((box) => [box.colour.join(), box.colour])).values()];
       const frames = await this.layer(this.frames(seen, colours), "");
-      layers.push(paintedWith(frames, colours.map((colour, n) => [n + 1, colour, boxes.opacity])));
+      layers.push(paintedWith(frames, colours.map((colour, n) => ({ value: n + 1, colour })), boxes.opacity));
     }
     for (const map of maps) {
       if (!map.on) continue;
@@ -207,23 +224,22 @@ export class NiivueViewer {
       layer.opacity = map.opacity;
       layers.push(layer);
     }
-    this.nv.volumes.length = 1;
-    this.nv.volumes.push(...layers);
+    const there = this.nv.volumes.slice(1);
+    for (const old of there) if (!layers.includes(old)) this.nv.removeVolume(old);
+    for (const layer of layers) if (!there.includes(layer)) this.nv.addVolume(layer);
     this.nv.updateGLVolume();
   }
 
-  async labelled(data, structures) {
-    return paintedWith(await this.layer(data, ""), structures);
-  }
-
-  /** Values on the image's grid as one of NiiVue's volumes; made once. */
-  async layer(data, colours) {
-    const kept = this.layers.get(data);
-    if (kept) return kept;
-    const values = data instanceof Uint8Array ? data : Float32Array.from(data);
-    const made = await this.library.NVImage.new(makeNifti(values, this.source.volume), "layer.nii", colours || "gray", 1);
-    this.layers.set(data, made);
-    return made;
+  /** Values on the image's grid as one of NiiVue's volumes, made once; `n` tells several of the same values apart. */
+  async layer(data, colours, n = 0) {
+    const kept = this.layers.get(data) ?? [];
+    this.layers.set(data, kept);
+    if (!kept[n]) {
+      const values = data instanceof Uint8Array ? data : Float32Array.from(data);
+      kept[n] = await this.library.NVImage.new(makeNifti(values, this.source.volume), "layer.nii", colours || "gray", 1);
+      if (n) kept[n].img = kept[0].img; // the same voxels lie in memory once
+    }
+    return kept[n];
   }
 
   /** The sides of boxes as voxels. */
@@ -254,21 +270,22 @@ export class NiivueViewer {
   }
 }
 
-/** Give a label map our colours. */
-function paintedWith(layer, structures) {
-  const size = Math.max(...structures.map(([value]) => value)) + 1;
+/** Give a label map our colours: those of some structures, nothing for the others. */
+function paintedWith(layer, structures, opacity) {
+  const size = Math.max(...structures.map((one) => one.value)) + 1;
   const table = { R: [], G: [], B: [], A: [], I: [], labels: [] };
   for (let n = 0; n < size; n += 1) {
-    const found = structures.find(([value]) => value === n);
-    const [red, green, blue] = found?.[1] ?? [0, 0, 0];
+    const found = structures.find((one) => one.value === n);
+    const [red, green, blue] = found?.colour ?? [0, 0, 0];
     table.R.push(red);
     table.G.push(green);
     table.B.push(blue);
-    table.A.push(found ? Math.round(found[2] * 255) : 0);
+    table.A.push(found ? 255 : 0);
     table.I.push(n);
     table.labels.push("");
   }
   layer.setColormapLabel(table);
+  layer.opacity = opacity;
   return layer;
 }
 
