@@ -91,16 +91,23 @@ def test_the_smaller_of_two_objects_has_the_cells_that_both_want():
     np.testing.assert_allclose(target[2:-2, 23, 22], [5, 4, 3, 4])
 
 
-def test_an_object_at_the_border_is_cut_there_and_learned_where_half_of_it_is_seen():
-    seen = render(rows(((-6.5, 10), (9.5, 20), 0, 0)), (32, 32), classes=1, stride=1)  # 10 of 16 rows
+def test_an_object_at_the_border_is_cut_there_and_learned_where_nearly_all_of_it_is_seen():
+    seen = render(rows(((-1.5, 10), (14.5, 20), 0, 0)), (32, 32), classes=1, stride=1)  # 15 of 16 rows
     centres, _ = centres_of(seen, 1)
     assert len(centres) == 1
-    np.testing.assert_allclose(seen[1:5, centres[0, 0], centres[0, 1]][[0, 2]].sum(), 10)
-    hidden = render(rows(((-12.5, 10), (3.5, 20), 0, 0)), (32, 32), classes=1, stride=1)  # 4 of 16
+    np.testing.assert_allclose(seen[1:5, centres[0, 0], centres[0, 1]][[0, 2]].sum(), 15)
+    hidden = render(rows(((-6.5, 10), (9.5, 20), 0, 0)), (32, 32), classes=1, stride=1)  # 10 of 16
     assert len(centres_of(hidden, 1)[0]) == 0
-    assert (hidden[-1, :4, 10:20] == 0).all()
-    assert (hidden[-1, 5:] == 1).all()
+    assert (hidden[-1, :10, 10:20] == 0).all()
+    assert (hidden[-1, 11:] == 1).all()
     assert (hidden[-2] == 0).all()
+
+
+def test_the_box_of_a_small_object_counts_as_much_as_that_of_a_large_one():
+    target = render(rows(((2, 2), (8, 8), 0, 0), ((16, 12), (56, 60), 1, 0)), (64, 64), classes=2, stride=2)
+    counts = target[-2]
+    assert counts[:5, :5].sum() == pytest.approx(1, abs=1e-6)
+    assert counts[8:].sum() == pytest.approx(1, abs=1e-6)
 
 
 def test_crowds_do_not_teach():

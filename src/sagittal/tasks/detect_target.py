@@ -9,7 +9,8 @@ A map has C + 2d + 2 channels, for cells of `stride` voxels:
     Where an object is to be measured: the distances from the cell's centre to the low sides along each axis, then to the
     high ones, in cells.
 last but one
-    How much those distances count: the object's Gaussian, 0 elsewhere. Of two objects the smaller one has the cell.
+    How much those distances count: the object's Gaussian divided by its sum, 0 elsewhere, so that a small object counts
+    as much as a large one. Of two objects the smaller one has the cell.
 last
     1 where the heat map is known, 0 inside crowds and objects of which too little is seen.
 
@@ -35,8 +36,9 @@ SPREAD = 0.54
 LEAST_SIGMA = 0.4
 #: Closeness at which the Gaussian ends.
 LEAST_CLOSENESS = 0.02
-#: Least part of an object that must be seen in a window for it to be learned; what shows less is not judged.
-SEEN = 0.5
+#: Least part of an object that must be seen in a window for it to be learned; what shows less is not judged. High, because
+#: annotators often leave out what an image's own edge cuts: windows that cut whole objects would teach the opposite.
+SEEN = 0.9
 #: Least distance to a side, in cells, so that its logarithm exists.
 LEAST_DISTANCE = 0.05
 
@@ -112,11 +114,12 @@ def render(boxes: Array, size: Sequence[int], *, classes: int, stride: int) -> F
         ours = gaussian >= LEAST_CLOSENESS
         for axis in range(2 * d):
             distance[axis][where] = np.where(ours, distances[axis], distance[axis][where])
-        weight[where] = np.where(ours, gaussian, weight[where])
-        centres.append((tuple(middle), label, begin, end))
-    for cell, label, begin, end in centres:  # a centre always speaks for its own object
+        share_of = gaussian / gaussian.sum()
+        weight[where] = np.where(ours, share_of, weight[where])
+        centres.append((tuple(middle), label, begin, end, share_of.max()))
+    for cell, label, begin, end, counts in centres:  # a centre always speaks for its own object
         at = tuple(slice(m, m + 1) for m in cell)
-        heat[label][cell], weight[cell], known[cell] = 1, 1, 1
+        heat[label][cell], weight[cell], known[cell] = 1, counts, 1
         for axis, value in enumerate(_distances(begin, end, at)):
             distance[axis][at] = value
     return out
