@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from sagittal.archive.damage import report_damage
 from sagittal.archive.disk import Shelves, Together, flush, hold, told, write_all
 from sagittal.archive.meta import FileMeta
 from sagittal.archive.receive import Incoming, Receipt
@@ -242,6 +243,10 @@ class Archive:
                 "GiB are kept free: free some space, or give it more"
             )
 
+    def forget(self) -> None:
+        """Look up studies and series again; for whoever deletes their rows."""
+        self._index.forget()
+
     # What Incoming calls ----------------------------------------------------------------------------------------------
 
     def keep(self, part: Path, arrival: Arrival) -> Receipt:
@@ -274,6 +279,7 @@ class Archive:
                 c.execute(sa.update(instances).where(instances.c.id == known.id).values(path=arrival.path, damage=""))
             with suppress(OSError):
                 os.unlink(theirs)
+            report_damage(self.db)
             return receipt
         same = arrival.sha256 == known.sha256 or (arrival.header.syntax == known.syntax and same_data_set(mine, theirs))
         if not same:
@@ -321,4 +327,4 @@ class Archive:
 
 def _own_name(name: str) -> bool:
     stem, _, suffix = name.partition(".")
-    return suffix.isalnum() and all(part.isalnum() for part in stem.split("-")) and name.isascii()
+    return all(part.isalnum() for part in (*suffix.split("."), *stem.split("-"))) and name.isascii()  # ".nii.gz" is one

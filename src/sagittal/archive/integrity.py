@@ -6,23 +6,20 @@ more, and heals when the same object is sent again or restored from a backup.
 
 from __future__ import annotations
 
-import hashlib
-import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import sqlalchemy as sa
 
 from sagittal.archive.archive import Archive
+from sagittal.archive.damage import Damage, damage_of, report_damage
 from sagittal.archive.recover import index_orphans
-from sagittal.database.events import end_event, report
-from sagittal.database.schema import conflicts, instances, marks
+from sagittal.database.events import report
+from sagittal.database.schema import conflicts, instances, marks, studies
 
-Damage = Literal["", "missing", "altered"]
-_BLOCK = 2**20
 #: Rows that are asked for at once.
 _AT_ONCE = 64
 _MARK = "integrity-folder"
@@ -80,9 +77,13 @@ def check_files(
     while not over and time.monotonic() - begun < most_s:
         rows = _due(archive, now - every_s)
         over = len(rows) < _AT_ONCE
+        sound: list[int] = []
         for row in rows:
             damage = damage_of(archive.path_of(row.path), row.sha256, row.size)
-            _write_down(archive, row.id, damage, now)
+            if damage or row.damage:
+                _write_down(archive, [row.id], damage, now)
+            else:
+                sound.append(row.id)
             files, size = files + 1, size + row.size
             damaged += bool(damage) and not row.damage
             ahead = size / bytes_per_s - (time.monotonic() - begun)
@@ -91,8 +92,9 @@ def check_files(
             if time.monotonic() - begun >= most_s:
                 over = False
                 break
-    if damaged:
-        report_damage(archive)
+        if sound:
+            _write_down(archive, sound, "", now)
+    report_damage(archive.db)
     return Checked(files, size, damaged, _check_folder(archive), over)
 
 
@@ -113,30 +115,9 @@ def _due(archive: Archive, before: float) -> Sequence[Any]:
         ).all()
 
 
-def damage_of(path: Path, sha256: str, size: int) -> Damage:
-    """What is wrong with a file; empty if nothing is."""
-    try:
-        file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    except OSError:
-        return "missing"
-    try:
-        if os.fstat(file).st_size != size:
-            return "altered"
-        digest = hashlib.sha256()
-        while block := os.read(file, _BLOCK):
-            digest.update(block)
-        if hasattr(os, "posix_fadvise"):  # what is only checked needs not push out of memory what is used
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-        return "" if digest.hexdigest() == sha256 else "altered"
-    except OSError:
-        return "altered"
-    finally:
-        os.close(file)
-
-
-def _write_down(archive: Archive, instance_id: int, damage: Damage, now: float) -> None:
+def _write_down(archive: Archive, ids: list[int], damage: Damage, now: float) -> None:
     with archive.db.write() as c:
-        c.execute(sa.update(instances).where(instances.c.id == instance_id).values(checked_at=now, damage=damage))
+        c.execute(sa.update(instances).where(instances.c.id.in_(ids)).values(checked_at=now, damage=damage))
 
 
 def check_instance(archive: Archive, instance_id: int) -> Damage:
@@ -153,28 +134,9 @@ def check_instance(archive: Archive, instance_id: int) -> Damage:
     if row is None:
         raise KeyError(instance_id)
     damage = damage_of(archive.path_of(row.path), row.sha256, row.size)
-    _write_down(archive, instance_id, damage, archive.db.clock.now())
-    report_damage(archive)
+    _write_down(archive, [instance_id], damage, archive.db.clock.now())
+    report_damage(archive.db)
     return damage
-
-
-def report_damage(archive: Archive) -> int:
-    """Tell the administrator how many files are damaged, or that none is any more; the number."""
-    with archive.db.read() as c:
-        count = int(
-            c.execute(sa.select(sa.func.count()).select_from(instances).where(instances.c.damage != "")).scalar_one()
-        )
-    if not count:
-        end_event(archive.db, "damaged")
-        return 0
-    with archive.db.write() as c:
-        report(
-            c,
-            "damaged",
-            "error",
-            f"{count} files of the archive are missing or altered: send them again, or restore them from a backup.",
-        )
-    return count
 
 
 def _check_folder(archive: Archive) -> int:
@@ -217,10 +179,6 @@ class Storage:
 
 def storage_of(archive: Archive) -> Storage:
     """How the archive is filled."""
-    import shutil
-
-    from sagittal.database.schema import studies
-
     with archive.db.read() as c:
         count, used, oldest, checked = c.execute(
             sa.select(

@@ -95,12 +95,12 @@ class Index:
         self._db = db
         self._studies: dict[str, _Study] = {}
         self._series: dict[str, _Series] = {}
+        self._stale = False
         self._insert = db.insert_new(instances).returning(instances.c.id)
 
     def forget(self) -> None:
-        """Look everything up again; after rows were deleted, or a transaction was undone."""
-        self._studies.clear()
-        self._series.clear()
+        """Look everything up again, from the next transaction on; after rows were deleted."""
+        self._stale = True
 
     def add(self, arrivals: list[Arrival]) -> list[Indexed]:
         """The rows of some arrivals, all in one transaction that is flushed to the disk."""
@@ -111,6 +111,10 @@ class Index:
             return self._add(arrivals)
 
     def _add(self, arrivals: list[Arrival]) -> list[Indexed]:
+        if self._stale:
+            self._stale = False
+            self._studies.clear()
+            self._series.clear()
         try:
             with self._db.write() as c:
                 found = [self._one(c, arrival) for arrival in arrivals]

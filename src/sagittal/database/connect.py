@@ -35,6 +35,7 @@ _PRAGMAS = (
     "PRAGMA checkpoint_fullfsync=1",
     "PRAGMA foreign_keys=ON",
     "PRAGMA cache_size=-8192",
+    "PRAGMA secure_delete=ON",  # what is deleted is overwritten
     "PRAGMA temp_store=MEMORY",
     "PRAGMA journal_size_limit=67108864",
 )
@@ -150,6 +151,20 @@ class Database:
         """One transaction that reads: a view of the database as it was when the first row was asked for."""
         with _told(), self.engine.connect() as c:
             yield c
+
+    def truncate_log(self) -> bool:
+        """Move SQLite's log into the database and empty it; false if somebody is reading, or it is another database."""
+        if self.dialect != "sqlite":
+            return False
+        with self._lock:
+            connection = self._writers.raw_connection()
+            try:
+                busy = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                return not busy[0]
+            except sqlite3.OperationalError:
+                return False
+            finally:
+                connection.close()
 
     def insert_new(self, table: sa.Table) -> Any:
         """An INSERT into `table` that leaves a row alone which is there already under the same unique columns.

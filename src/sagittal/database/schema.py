@@ -125,6 +125,8 @@ instances = Table(
     Index(None, "checked_at"),
     Index(None, "path"),  # which files of a folder have rows
 )
+_damaged = instances.c.damage != ""
+Index("ix_instances_damage", instances.c.damage, sqlite_where=_damaged, postgresql_where=_damaged)  # of those few
 
 #: Other bytes under a UID that is there already: both are kept, and an administrator is shown the pair.
 conflicts = Table(

@@ -308,6 +308,14 @@ def upgrade() -> None:
         sa.UniqueConstraint("sop_instance_uid", name=op.f("uq_instances_sop_instance_uid")),
     )
     op.create_index(op.f("ix_instances_checked_at"), "instances", ["checked_at"], unique=False)
+    op.create_index(
+        "ix_instances_damage",
+        "instances",
+        ["damage"],
+        unique=False,
+        sqlite_where=sa.text("damage != ''"),
+        postgresql_where=sa.text("damage != ''"),
+    )
     op.create_index(op.f("ix_instances_path"), "instances", ["path"], unique=False)
     op.create_index(op.f("ix_instances_series_id"), "instances", ["series_id"], unique=False)
     op.create_table(
