@@ -103,7 +103,11 @@ def request(
                 http2=False,
             ) as client,
             client.stream(
-                method, url, headers=dict(headers), content=content, extensions={"trace": watch.see}
+                method,
+                url,
+                headers={**headers, "Accept-Encoding": "identity"},
+                content=content,
+                extensions={"trace": watch.see},
             ) as answer,
         ):
             if answer.is_redirect:
@@ -205,6 +209,7 @@ class _Watch:
             address = ipaddress.ip_address(str(made.getpeername()[0]).partition("%")[0])
             # 169.254.169.254 and its like hand out credentials of clouds to whoever asks.
             if address.is_link_local or address.is_multicast or address.is_unspecified:
+                made.close()
                 raise _AddressError
         with self._lock:
             self._socket = made
