@@ -33,7 +33,7 @@ def start(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     nodes: list[DicomNode] = []
 
     def start(wire: WireLimits | None = None, **fields: Any) -> DicomNode:
-        own = {name: fields.pop(name) for name in ("audit", "on_committed", "on_report") if name in fields}
+        own = {name: fields.pop(name) for name in ("audit", "count", "on_committed", "on_report") if name in fields}
         node = DicomNode(Dicom(port=0, **fields), archive, wire=wire, **own)
         node.start()
         nodes.append(node)

@@ -427,6 +427,27 @@ def test_without_a_list_only_this_machine_may_call() -> None:
     assert not named.knows("CT1", "no address")
     with pytest.raises(ConfigError, match="1 to 16 printable"):
         Callers("A\\B")
+    with pytest.raises(ConfigError, match="no host's name"):
+        Known("CT1", "10.3.0.0/33")
+    with pytest.raises(ConfigError, match="from 0 to 65535"):
+        Known("CT1", "10.3.0.1", 65536)
+
+
+def test_names_of_hosts_are_looked_up_again_when_nobody_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sagittal.serve import callers
+
+    now, addresses = [1000.0], ["10.0.0.1"]
+    monkeypatch.setattr(callers, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(
+        callers.socket, "getaddrinfo", lambda *_args, **_keywords: [(0, 0, 0, "", (a, 0)) for a in addresses]
+    )
+    named = callers.Callers("SAGITTAL", [Known("CT1", "ct1.hospital.example")])
+    assert named.knows("CT1", "10.0.0.1")
+    addresses[:] = ["10.0.0.2"]
+    assert not named.knows("CT1", "10.0.0.2")  # asked a moment ago
+    now[0] += 61
+    assert named.knows("CT1", "10.0.0.2")
+    assert not named.knows("CT1", "10.0.0.1")
 
 
 def test_more_associations_than_allowed_are_refused_until_one_ends(start: Callable[..., DicomNode]) -> None:
@@ -734,6 +755,33 @@ def test_what_came_is_recorded_once_a_study(
     assert record["study_id"] == 1
     for secret in ("Secret", "SECRET", "1.2.826", "CT1"):
         assert secret not in caplog.text
+
+
+def test_what_happens_is_counted(start: Callable[..., DicomNode], ct: Path) -> None:
+    from sagittal.serve.metrics import Metrics
+
+    metrics = Metrics()
+    node = start(count=metrics.count)
+    data, _, uid, _ = bare_data_set(ct)
+    with Peer(node.port) as peer:
+        assert not peer.associate(context(1, CT), called="OTHER")
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, CT, (EXPLICIT,)))
+        assert [peer.store(1, data, u) for u in (uid, uid, "..")] == [0, 0, 0x117]
+    text = ""
+    for _ in range(100):
+        text = metrics.text().decode()
+        if "dicom_bytes_total" in text:
+            break
+        time.sleep(0.02)
+    for line in (
+        'sagittal_dicom_associations_total{outcome="accepted"} 1.0',
+        'sagittal_dicom_associations_total{outcome="refused"} 1.0',
+        'sagittal_dicom_objects_total{outcome="stored"} 1.0',
+        'sagittal_dicom_objects_total{outcome="already"} 1.0',
+        'sagittal_dicom_objects_total{outcome="refused"} 1.0',
+    ):
+        assert line in text
 
 
 def test_generated_uids_are_uids() -> None:

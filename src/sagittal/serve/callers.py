@@ -7,6 +7,7 @@ an empty list only programs on this machine may call.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import threading
 import time
@@ -54,6 +55,31 @@ class Peer:
     port: int = 0
     tls: bool = False
 
+    def __post_init__(self) -> None:
+        check_title(self.ae_title)
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port: a number from 0 to 65535 is expected, found {self.port}")
+        if "/" in self.address or not re.fullmatch(r"[0-9A-Za-z_.:%-]+", self.address):
+            try:
+                ipaddress.ip_network(self.address, strict=False)
+            except ValueError as error:
+                raise ConfigError(
+                    f"address: {self.address!r} is no IP address, no network such as 10.3.0.0/16 and no host's name"
+                ) from error
+
+
+def check_title(title: str) -> None:
+    """Refuse what is no title of an application entity, PS3.5 6.2.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if not 1 <= len(title.strip()) <= 16 or any(not " " <= c <= "~" or c == "\\" for c in title):
+        raise ConfigError(
+            f"{title!r} is not a title of an application entity: 1 to 16 printable ASCII characters but \\"
+        )
+
 
 class Callers:
     """The list of those who may call, asked for each association.
@@ -68,12 +94,8 @@ class Callers:
     """
 
     def __init__(self, ae_title: str, peers: Sequence[Peer] = (), *, allow_unknown: bool = False) -> None:
-        self._ae_title, self._peers, self._allow_unknown = ae_title, tuple(peers), allow_unknown
-        for title in (ae_title, *(peer.ae_title for peer in peers)):
-            if not 1 <= len(title.strip()) <= 16 or any(not " " <= c <= "~" or c == "\\" for c in title):
-                raise ConfigError(
-                    f"{title!r} is not a title of an application entity: 1 to 16 printable ASCII characters but \\"
-                )
+        self._ae_title, self._peers, self._allow_unknown = ae_title.strip(), tuple(peers), allow_unknown
+        check_title(ae_title)
         self._lock = threading.Lock()
         self._networks: list[tuple[Peer, tuple[Network, ...]]] = []
         self._asked = 0.0

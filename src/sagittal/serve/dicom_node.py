@@ -26,7 +26,7 @@ from sagittal.serve.callers import Callers
 from sagittal.serve.commitment import Commitments
 from sagittal.serve.commitment_data import Outcome
 from sagittal.serve.config import Dicom
-from sagittal.serve.dicom_services import Caller, Conversation, Services, place_of
+from sagittal.serve.dicom_services import Caller, Conversation, Count, Services, count_nothing, place_of
 from sagittal.serve.dicom_tls import client_context, server_context
 from sagittal.serve.negotiation import COMMITMENT, VERIFICATION, choose_contexts, choose_roles
 from sagittal.serve.pdu import AcceptedContext, AssociateRequest, ProtocolError
@@ -56,6 +56,8 @@ class DicomNode:
         The trail.
     on_committed : callable
         Told of the instances (their UIDs) for which a peer asked storage commitment, as far as they are here.
+    count : Count
+        Told of each association and object: ``dicom_associations`` and ``dicom_objects`` with the outcome, ``dicom_bytes``.
     on_report : callable
         Told of storage commitments that others report to us: title, transaction UID, whether all objects are safe.
 
@@ -73,6 +75,7 @@ class DicomNode:
         host: str = "127.0.0.1",
         wire: WireLimits | None = None,
         audit: Audit | None = None,
+        count: Count = count_nothing,
         on_committed: Callable[[Sequence[str]], object] = lambda _uids: None,
         on_report: Callable[[str, str, bool], None] = lambda _title, _transaction, _safe: None,
     ) -> None:
@@ -81,7 +84,8 @@ class DicomNode:
         self._callers = Callers(options.ae_title, options.peers, allow_unknown=options.allow_unknown)
         self._tls = self._server_context()
         self._commitments = Commitments(archive, report=self._report, on_committed=on_committed)
-        self._services = Services(archive, self._commitments, on_report, options.most_object_bytes)
+        self._services = Services(archive, self._commitments, on_report, options.most_object_bytes, count)
+        self._count = count
         self._stopping, self._killed = threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._threads: dict[threading.Thread, socket.socket] = {}
@@ -241,6 +245,7 @@ class DicomNode:
         try:
             return self._tls.wrap_socket(connection, server_side=True)
         except OSError as error:
+            self._count("dicom_associations", outcome="tls")
             if self._callers.take_refusal(address):
                 why = getattr(error, "reason", None) or type(error).__name__
                 self._tell(
@@ -255,10 +260,12 @@ class DicomNode:
         try:
             request = layer.read_request(due)
         except ProtocolError:
+            self._count("dicom_associations", outcome="malformed")
             self._callers.take_refusal(address)
             raise
         refusal = self._callers.refusal(request, address)
         if refusal is not None:
+            self._count("dicom_associations", outcome="refused")
             if self._callers.take_refusal(address):
                 self._tell(
                     "dicom-refused",
@@ -273,6 +280,7 @@ class DicomNode:
             taken = self._associations < self._options.most_associations and not self._stopping.is_set()
             self._associations += taken
         if not taken:
+            self._count("dicom_associations", outcome="limit")
             if self._callers.take_refusal(address):
                 self._tell(
                     "dicom-limit",
@@ -292,8 +300,10 @@ class DicomNode:
         answers = choose_contexts(request, unknown=self._options.unknown_classes)
         agreed = {number: c for number, c in answers.items() if isinstance(c, AcceptedContext)}
         if any(c.abstract_syntax not in (VERIFICATION, COMMITMENT) for c in agreed.values()) and not self._has_room():
+            self._count("dicom_associations", outcome="full")
             layer.reject(*callers.CONGESTED)  # before a study comes half
             return
+        self._count("dicom_associations", outcome="accepted")
         layer.accept(
             pdu.write_accept(request, answers, most_pdu=self._wire.most_pdu, roles=choose_roles(request, answers)),
             peer_most=request.most_pdu,
@@ -307,6 +317,7 @@ class DicomNode:
         finally:
             with self._lock:
                 self._waiting[address] += 1
+            self._count("dicom_bytes", layer.received)
             self._record_received(caller, conversation)
 
     def _has_room(self) -> bool:

@@ -70,6 +70,17 @@ class Caller:
     address: str
 
 
+class Count(Protocol):
+    """Counts what happens, such as :meth:`sagittal.serve.metrics.Metrics.count`."""
+
+    def __call__(self, name: str, by: float = 1.0, **labels: str) -> None:
+        """Count under a name with labels."""
+
+
+def count_nothing(name: str, by: float = 1.0, **labels: str) -> None:
+    """Where nobody wants to know."""
+
+
 @dataclass(frozen=True)
 class Services:
     """What all associations of a node share.
@@ -82,12 +93,15 @@ class Services:
         Told of each commitment that another archive reports to us: title of the peer, transaction UID, whether all
         objects are safe there.
     most_object : int, bytes
+    count : Count
+        Told of each object: ``dicom_objects`` with the outcome.
     """
 
     archive: Archive
     commitments: Commitments | None = None
     on_report: Callable[[str, str, bool], None] = lambda _title, _transaction, _safe: None
     most_object: int = 2**32
+    count: Count = count_nothing
 
 
 class _Sink(Protocol):
@@ -248,8 +262,12 @@ class Conversation:
         except (ServeError, ResourceError):
             logger.warning("an object was refused, and the database could not be told why")
 
-    def _refusing(self, asked: Command, status: int, comment: str) -> _Sink:
+    def _count_refused(self) -> None:
         self.refused += 1
+        self._services.count("dicom_objects", outcome="refused")
+
+    def _refusing(self, asked: Command, status: int, comment: str) -> _Sink:
+        self._count_refused()
         return _Dropped(lambda: self._answer(asked, status, comment))
 
     def _failure(self, error: Exception) -> tuple[int, str]:
@@ -349,12 +367,13 @@ class Conversation:
         try:
             receipt = incoming.finish()
         except Exception as error:
-            self.refused += 1
+            self._count_refused()
             self._answer(asked, *self._failure(error))
         else:
             # The same object again, and other bytes under its UID, are kept as well: both are success (PS3.4 B.2.3 has
             # warnings for coerced and discarded elements only), and an administrator is shown the conflict.
             self.received[receipt.study_id, receipt.outcome] += 1
+            self._services.count("dicom_objects", outcome=receipt.outcome)
             self._answer(asked, dimse.SUCCESS)
 
 
