@@ -13,6 +13,7 @@ import typer
 from sagittal import __version__
 from sagittal.cli import (  # each registers its command
     audit,
+    backup,
     check,
     compare,
     demo,
@@ -27,6 +28,7 @@ from sagittal.cli import (  # each registers its command
     serve,
     train,
     users,
+    viewer,
 )
 from sagittal.cli.command import app, close_pipe, finish
 from sagittal.cli.exits import Exit
@@ -46,12 +48,14 @@ _JOURNEY = (
     serve,
     users,
     audit,
+    backup,
+    viewer,
     info,
     doctor,
     demo,
 )
-_ORDER = [module.__name__.rpartition(".")[2] for module in _JOURNEY]
-app.registered_commands.sort(key=lambda known: _ORDER.index(known.name) if known.name in _ORDER else len(_ORDER))
+_ORDER = [module.__name__ for module in _JOURNEY]
+app.registered_commands.sort(key=lambda known: _ORDER.index(known.callback.__module__) if known.callback else 0)
 
 
 def _version(asked: bool) -> None:

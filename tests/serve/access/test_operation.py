@@ -344,3 +344,19 @@ def test_no_default_password_is_in_the_source() -> None:
     source = Path(listen.__file__).resolve().parents[1]
     for path in source.rglob("*.py"):
         assert not re.search(r"""password\s*=\s*["'][^"'{]+["']""", path.read_text("utf-8")), path.name
+
+
+def test_backup_is_made_checked_and_put_back_in_a_place_of_its_own(run: Run, tmp_path: Path) -> None:
+    run("users", "add", "Ada", "--role", "reader", "--data", "data")
+    made = run("backup", "copy", "--data", "data", "--json")
+    assert (made.returncode, json.loads(made.stdout)["missing"]) == (0, 0)
+    assert run("backup", "copy", "--data", "data").returncode == 1  # never over another one
+    checked = run("backup", "copy", "--check")
+    assert (checked.returncode, checked.stdout.split(":")[0]) == (0, "whole")
+    assert run("restore", "copy", "--data", "again").returncode == 0
+    assert json.loads(run("users", "--data", "again", "--json").stdout)[0]["name"] == "ada"
+    assert run("audit", "verify", "--data", "again").stdout.startswith("sound: 3 records")
+    assert run("restore", "copy", "--data", "data").returncode == 1  # nor over what is there
+    (tmp_path / "copy" / "sagittal.db").write_bytes(b"nonsense")
+    assert run("backup", "copy", "--check").returncode == 3
+    assert run("restore", "copy", "--data", "third").returncode == 3
