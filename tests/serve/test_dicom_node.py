@@ -13,29 +13,25 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pydicom
 import pytest
 import sqlalchemy as sa
-from pydicom.uid import generate_uid
 
 from sagittal.archive.archive import Archive
 from sagittal.archive.refused import ArchiveFull
 from sagittal.database.events import open_events, recent_events
 from sagittal.database.schema import audit, conflicts, instances, refusals
-from sagittal.errors import ConfigError, ServeError
+from sagittal.errors import ServeError
 from sagittal.protect.audit import Audit
-from sagittal.serve.callers import Peer as Known
 from sagittal.serve.config import Dicom
 from sagittal.serve.dicom_node import DicomNode
-from sagittal.serve.upper_layer import WireLimits
 
 FOLDER = Path(__file__).resolve().parents[2] / "fuzz"
 sys.path.insert(0, str(FOLDER))
 import dicom_peer  # noqa: E402
-from dicom_peer import CT, ECHO, EXPLICIT, IMPLICIT, VERIFICATION, Peer, bare_data_set, context  # noqa: E402
+from dicom_peer import CT, ECHO, EXPLICIT, VERIFICATION, Peer, bare_data_set, context  # noqa: E402
 
 sys.path.remove(str(FOLDER))
 
@@ -383,288 +379,6 @@ def test_a_fault_within_an_association_ends_only_that_one(
         assert peer.associate(context(1, VERIFICATION))
 
 
-# Who may call ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("fields", "answer"),
-    [
-        ({"called": "OTHER"}, "00010107"),
-        ({"calling": "STRANGER"}, "00010103"),
-        ({"calling": "../secret"}, "00010103"),
-        ({"calling": ""}, "00010103"),
-        ({"application": "1.2.3"}, "00010102"),
-        ({"version": 2}, "00010202"),
-    ],
-)
-def test_strangers_are_refused_with_the_reason(
-    fields: dict[str, Any], answer: str, start: Callable[..., DicomNode], archive: Archive
-) -> None:
-    node = start(peers=(Known("TEST", "127.0.0.0/8"), Known("STRANGER", "10.9.8.7")), audit=Audit(archive.db))
-    with Peer(node.port) as peer:
-        assert not peer.associate(context(1, VERIFICATION), **fields)
-        assert peer.answer.hex() == answer
-        assert peer.read(1) == b""
-    assert [event.code for event in open_events(archive.db)] == ["dicom-refused"]
-    assert [row["outcome"] for row in rows(archive, audit)] == ["refused"]
-    with Peer(node.port) as peer:
-        assert peer.associate(context(1, VERIFICATION))
-
-
-def test_without_a_list_only_this_machine_may_call() -> None:
-    from sagittal.serve.callers import Callers
-
-    nobody = Callers("SAGITTAL")
-    assert nobody.knows("ANY", "127.0.0.1")
-    assert nobody.knows("ANY", "::1")
-    assert not nobody.knows("ANY", "192.168.1.5")
-    named = Callers("SAGITTAL", [Known("CT1", "10.3.0.0/16"), Known("MR1", "::1")])
-    assert named.knows("CT1", "10.3.7.1")
-    assert named.knows("CT1", "::ffff:10.3.7.1")
-    assert not named.knows("CT1", "10.4.7.1")
-    assert not named.knows("MR1", "10.3.7.1")
-    assert not named.knows("CT1", "127.0.0.1")
-    assert not named.knows("CT1", "no address")
-    with pytest.raises(ConfigError, match="1 to 16 printable"):
-        Callers("A\\B")
-    with pytest.raises(ConfigError, match="no host's name"):
-        Known("CT1", "10.3.0.0/33")
-    with pytest.raises(ConfigError, match="from 0 to 65535"):
-        Known("CT1", "10.3.0.1", 65536)
-
-
-def test_names_of_hosts_are_looked_up_again_when_nobody_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sagittal.serve import callers
-
-    now, addresses = [1000.0], ["10.0.0.1"]
-    monkeypatch.setattr(callers, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(
-        callers.socket, "getaddrinfo", lambda *_args, **_keywords: [(0, 0, 0, "", (a, 0)) for a in addresses]
-    )
-    named = callers.Callers("SAGITTAL", [Known("CT1", "ct1.hospital.example")])
-    assert named.knows("CT1", "10.0.0.1")
-    addresses[:] = ["10.0.0.2"]
-    assert not named.knows("CT1", "10.0.0.2")  # asked a moment ago
-    now[0] += 61
-    assert named.knows("CT1", "10.0.0.2")
-    assert not named.knows("CT1", "10.0.0.1")
-
-
-def test_more_associations_than_allowed_are_refused_until_one_ends(start: Callable[..., DicomNode]) -> None:
-    node = start(most_associations=2)
-    first, second, third = Peer(node.port), Peer(node.port), Peer(node.port)
-    with first, second, third:
-        assert first.associate(context(1, VERIFICATION))
-        assert second.associate(context(1, VERIFICATION))
-        assert not third.associate(context(1, VERIFICATION))
-        assert third.answer.hex() == "00020302"  # transient, by the provider: local limit exceeded
-        assert first.release()
-    for _ in range(100):
-        if node.associations < 2:
-            break
-        time.sleep(0.02)
-    with Peer(node.port) as fourth:
-        assert fourth.associate(context(1, VERIFICATION))
-
-
-def test_refused_again_and_again_an_unknown_address_is_closed_unread(
-    start: Callable[..., DicomNode], archive: Archive, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    node = start(peers=(Known("TEST", "10.9.8.7"),))
-    monkeypatch.setattr(node._callers, "knows_address", lambda _address: False)
-    answers = []
-    for _ in range(40):
-        with Peer(node.port) as peer:
-            try:
-                peer.associate(context(1, VERIFICATION))
-                answers.append(peer.answer)
-            except ConnectionError:
-                answers.append(b"")
-    assert answers[0].hex() == "00010103"
-    assert answers[-1] == b""
-    assert [event.count for event in open_events(archive.db)] == [30]
-
-
-# Negotiation ----------------------------------------------------------------------------------------------------------
-
-
-def test_contexts_are_answered_one_by_one(start: Callable[..., DicomNode]) -> None:
-    lossy, lossless, deflated = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.1.99"
-    node = start()
-    with Peer(node.port) as peer:
-        assert peer.associate(
-            context(1, VERIFICATION, (EXPLICIT, IMPLICIT)),
-            context(3, CT, (deflated, lossy, lossless, EXPLICIT)),
-            context(5, CT, (lossy,)),
-            context(7, CT, (deflated,)),
-            context(9, "1.2.840.10008.5.1.4.1.2.2.1"),
-            context(11, "1.3.46.670589.5.0.1"),
-            context(13, "1.2.840.10008.5.1.4.38.1"),  # hanging protocols belong to no study
-        )
-    assert peer.accepted[1] == (0, EXPLICIT)
-    assert peer.accepted[3] == (0, lossless)
-    assert peer.accepted[5] == (0, lossy)
-    assert [peer.accepted[n][0] for n in (7, 9, 11, 13)] == [4, 3, 3, 3]
-    node = start(unknown_classes=True)
-    with Peer(node.port) as peer:
-        assert peer.associate(context(11, "1.3.46.670589.5.0.1"), context(13, "1.2.840.10008.5.1.4.38.1"))
-    assert [peer.accepted[n][0] for n in (11, 13)] == [0, 3]
-
-
-def test_every_storage_class_of_pynetdicom_is_accepted() -> None:
-    from pynetdicom.sop_class import _STORAGE_CLASSES
-
-    from sagittal.serve.negotiation import is_storage
-
-    assert len(_STORAGE_CLASSES) > 150
-    assert [name for name, uid in _STORAGE_CLASSES.items() if not is_storage(uid)] == []
-
-
-def test_roles_window_and_identity_are_answered_as_the_standard_says(start: Callable[..., DicomNode]) -> None:
-    from pynetdicom import AE, build_role
-    from pynetdicom.pdu_primitives import AsynchronousOperationsWindowNegotiation, UserIdentityNegotiation
-
-    node = start()
-    window, identity = AsynchronousOperationsWindowNegotiation(), UserIdentityNegotiation()
-    window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 8
-    identity.user_identity_type, identity.primary_field, identity.positive_response_requested = 1, b"somebody", True
-    entity = AE()
-    entity.add_requested_context(CT)
-    association = entity.associate(
-        "127.0.0.1", node.port, ae_title="SAGITTAL", ext_neg=[build_role(CT, True, True), window, identity]
-    )
-    assert association.is_established
-    agreed = association.accepted_contexts[0]
-    assert (agreed.as_scu, agreed.as_scp) == (True, False)
-    answered = association.acceptor.primitive.user_information
-    assert {type(i).__name__ for i in answered} >= {"AsynchronousOperationsWindowNegotiation"}
-    assert not any("UserIdentity" in type(i).__name__ for i in answered)
-    assert association.acceptor.maximum_length == 131072
-    association.release()
-
-
-# Limits ---------------------------------------------------------------------------------------------------------------
-
-
-def resident_kib() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4
-
-
-@pytest.mark.parametrize("kind", [1, 4, 5, 7, 9])
-def test_a_declared_length_of_4_gib_is_cut_without_memory(kind: int, start: Callable[..., DicomNode]) -> None:
-    """pynetdicom #1086: the length was read from the wire and believed."""
-    node = start()
-    before = resident_kib()
-    with Peer(node.port) as peer:
-        if kind != 1:
-            assert peer.associate(context(1, VERIFICATION))
-        peer.send(struct.pack(">BBI", kind, 0, 2**32 - 1))
-        try:
-            for _ in range(50):
-                peer.send(bytes(2**16))
-        except OSError:
-            pass  # the node has closed
-        try:
-            answer = peer.read_unit()
-        except OSError:
-            answer = (7, b"")
-    assert answer[0] == 7
-    assert resident_kib() - before < 8 * 1024
-
-
-def test_dripped_bytes_end_with_their_time(start: Callable[..., DicomNode]) -> None:
-    node = start(WireLimits(artim_s=0.6, idle_s=5, pdu_s=0.6))
-    with Peer(node.port) as silent, Peer(node.port) as dripping, Peer(node.port) as within:
-        assert within.associate(context(1, VERIFICATION))
-        content = dicom_peer.request(context(1, VERIFICATION))
-        began = time.monotonic()
-        for at in range(12):
-            try:
-                dripping.send(content[at : at + 1])
-                within.send(dicom_peer.data(1, 3, ECHO)[at : at + 1])
-            except OSError:
-                break
-            time.sleep(0.1)
-        assert silent.read(1) == b""
-        assert within.read_unit()[0] in (0, 7)
-        assert time.monotonic() - began < 4
-
-
-def test_an_idle_association_is_aborted(start: Callable[..., DicomNode]) -> None:
-    node = start(WireLimits(idle_s=0.5))
-    with Peer(node.port) as peer:
-        assert peer.associate(context(1, VERIFICATION))
-        assert peer.read_unit() == (7, bytes((0, 0, 2, 0)))
-
-
-def test_a_message_slower_than_allowed_is_cut(
-    start: Callable[..., DicomNode], ct: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    node = start(WireLimits(slowest=10**9))
-    data, _, uid, _ = bare_data_set(ct)
-    with Peer(node.port) as peer:
-        assert peer.associate(context(1, CT, (EXPLICIT,)))
-        peer.send(dicom_peer.data(1, 3, dicom_peer.store_command(uid)) + dicom_peer.data(1, 0, data[:100]))
-        time.sleep(0.4)
-        later = SimpleNamespace(monotonic=lambda: time.monotonic() + 61)
-        monkeypatch.setattr("sagittal.serve.upper_layer.time", later)
-        peer.send(dicom_peer.data(1, 0, data[100:200]))
-        assert peer.read_unit()[0] in (0, 7)
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (dicom_peer.unit(4, struct.pack(">IBB", 1000, 1, 3) + b"abc"), 6),  # a value longer than its unit
-        (dicom_peer.unit(4, b""), 6),
-        (dicom_peer.unit(4, struct.pack(">IBB", 1, 1, 3)), 6),
-        (dicom_peer.data(99, 3, ECHO), 6),  # a context that was not agreed
-        (dicom_peer.data(1, 2, b"1234"), 6),  # a data set without a command
-        (dicom_peer.data(1, 3, b"\x08\0\0\0\4\0\0\0abcd"), 6),  # a command of another group
-        (dicom_peer.data(1, 3, b"\0\0\0\0\xff\xff\xff\xff"), 6),
-        (dicom_peer.data(1, 3, dicom_peer.command(dicom_peer.short(0x100, 1))), 6),
-        (dicom_peer.data(1, 1, bytes(9000)), 6),
-        (dicom_peer.unit(5, bytes(5)), 6),
-        (dicom_peer.request(context(1, VERIFICATION)), 2),  # an association within an association
-        (dicom_peer.unit(2, bytes(70)), 2),
-        (dicom_peer.unit(99, bytes(4)), 1),
-        (dicom_peer.data(1, 1, b"\0") + dicom_peer.unit(5, bytes(4)), 2),  # released within a message
-    ],
-)
-def test_broken_rules_are_answered_by_an_abort_with_the_reason(
-    content: bytes, reason: int, start: Callable[..., DicomNode]
-) -> None:
-    node = start()
-    with Peer(node.port) as peer:
-        assert peer.associate(context(1, VERIFICATION))
-        peer.send(content)
-        assert peer.read_unit() == (7, bytes((0, 0, 2, reason)))
-        assert peer.read(1) == b""
-    with Peer(node.port) as peer:
-        assert peer.associate(context(1, VERIFICATION))
-
-
-def test_many_refused_associations_leave_memory_and_threads_flat(
-    start: Callable[..., DicomNode], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    node = start(peers=(Known("TEST", "10.9.8.7"),))
-    monkeypatch.setattr(node._callers, "take_refusal", lambda _address: False)  # each is read and answered
-    monkeypatch.setattr(node._callers, "is_tiresome", lambda _address: False)
-    content = dicom_peer.request(context(1, VERIFICATION))
-
-    def refuse(count: int) -> None:
-        for _ in range(count):
-            with Peer(node.port) as peer:
-                peer.send(content)
-                assert peer.read_unit()[0] == 3
-
-    refuse(150)
-    before = resident_kib()
-    refuse(700)
-    assert resident_kib() - before < 2048
-    assert threading.active_count() < 12
-
-
 # Stopping -------------------------------------------------------------------------------------------------------------
 
 
@@ -782,11 +496,3 @@ def test_what_happens_is_counted(start: Callable[..., DicomNode], ct: Path) -> N
         'sagittal_dicom_objects_total{outcome="refused"} 1.0',
     ):
         assert line in text
-
-
-def test_generated_uids_are_uids() -> None:
-    from sagittal.serve.dimse import is_uid
-
-    assert all(is_uid(generate_uid()) for _ in range(50))
-    assert is_uid("1.2.840.10008.1.1")
-    assert not any(is_uid(text) for text in ("", ".", "..", "1", "1.", "1..2", "3.1", "1.2/3", "1.a", "1." + "1" * 63))

@@ -11,8 +11,8 @@ from sagittal.serve import dimse, pdu
 from sagittal.serve.commitment import FIRST_WAIT_S, MOST_ATTEMPTS
 from sagittal.serve.commitment_data import MOST_ITEMS
 from sagittal.serve.config import Dicom
-from sagittal.serve.dicom_services import STATUS_OF
 from sagittal.serve.negotiation import LOSSLESS, LOSSY, is_storage
+from sagittal.serve.store_status import STATUS_OF
 from sagittal.serve.upper_layer import WireLimits
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "dicom-node.md").read_text(encoding="utf-8")

@@ -26,11 +26,12 @@ from sagittal.serve.callers import Callers
 from sagittal.serve.commitment import Commitments
 from sagittal.serve.commitment_data import Outcome
 from sagittal.serve.config import Dicom
-from sagittal.serve.dicom_services import Caller, Conversation, Count, Services, count_nothing, place_of
+from sagittal.serve.dicom_services import Caller, Conversation, Count, Services, count_nothing
 from sagittal.serve.dicom_tls import client_context, server_context
 from sagittal.serve.negotiation import COMMITMENT, VERIFICATION, choose_contexts, choose_roles
 from sagittal.serve.pdu import AcceptedContext, AssociateRequest, ProtocolError
 from sagittal.serve.report_commitment import report_anew
+from sagittal.serve.store_status import place_of
 from sagittal.serve.upper_layer import Ended, UpperLayer, WireLimits
 
 logger = logging.getLogger(__name__)

@@ -8,50 +8,33 @@ into memory, and success is answered when the archive says that the object is sa
 from __future__ import annotations
 
 import logging
-import secrets
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from sagittal.archive.archive import Archive
 from sagittal.archive.meta import FileMeta
 from sagittal.archive.receive import Incoming
-from sagittal.archive.refused import CODES, ArchiveFull, Refused, record_refusal
+from sagittal.archive.refused import Refused, record_refusal
 from sagittal.errors import ResourceError, ServeError
 from sagittal.serve import dimse
 from sagittal.serve.commitment import Commitments, Pending
 from sagittal.serve.commitment_data import read_action, read_report, write_report
+from sagittal.serve.data_sinks import Collected, Dropped, Sink
 from sagittal.serve.dimse import Command
 from sagittal.serve.negotiation import COMMITMENT, VERIFICATION
 from sagittal.serve.pdu import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION, AcceptedContext, ProtocolError
+from sagittal.serve.store_status import status_of
 from sagittal.serve.upper_layer import UpperLayer
 
 logger = logging.getLogger(__name__)
 
-#: What the archive refuses -> the status that says so, PS3.4 B.2.3: A9xx the data set does not match its class, Cxxx it
-#: cannot be understood. The last two digits are ours and tell the reasons apart.
-STATUS_OF = {
-    "mismatch": 0xA900,
-    "identifiers": 0xA901,
-    "no-pixel-data": 0xA902,
-    "pixel-length": 0xA903,
-    "unreadable": 0xC000,
-    "too-deep": 0xC001,
-    "too-large": 0xC002,
-    "transfer-syntax": 0xC003,
-}
-#: Bytes of the data set of an N-ACTION or N-EVENT-REPORT: 20,000 references have about 3 MB.
-MOST_REQUEST = 2**23
 #: Storage commitments of one association that are not answered yet.
 MOST_PENDING = 16
 #: Seconds for which a peer may wait silently for a storage commitment.
 MOST_WAIT_S = 600.0
-#: Bytes that are still taken of an object that is refused already, so that the peer hears why; then the line is cut.
-MOST_DROPPED = 2**28
 
 
 @dataclass(frozen=True)
@@ -104,16 +87,6 @@ class Services:
     count: Count = count_nothing
 
 
-class _Sink(Protocol):
-    """Where the fragments of a data set go."""
-
-    def write(self, piece: memoryview) -> None: ...
-
-    def finish(self) -> None: ...
-
-    def abandon(self) -> None: ...
-
-
 class Conversation:
     """The messages of one association, answered one after the other.
 
@@ -132,7 +105,7 @@ class Conversation:
         self.refused = 0
         self._layer, self._contexts, self._caller, self._services = layer, contexts, caller, services
         self._command = bytearray()
-        self._sink: _Sink | None = None
+        self._sink: Sink | None = None
         self._context = 0  # of the message that is under way; 0: none is
         self._pending: list[Pending] = []
         self._reports: dict[int, Pending] = {}
@@ -203,12 +176,12 @@ class Conversation:
         if asked.field == dimse.C_STORE_RQ and asked.has_data:
             self._sink = self._store_sink(asked, agreed)
         elif asked.field == dimse.N_ACTION_RQ and asked.has_data:
-            self._sink = _Collected(lambda data: self._commit(asked, agreed, data))
+            self._sink = Collected(lambda data: self._commit(asked, agreed, data))
         elif asked.field == dimse.N_EVENT_REPORT_RQ and asked.has_data:
-            self._sink = _Collected(lambda data: self._hear_report(asked, agreed, data))
+            self._sink = Collected(lambda data: self._hear_report(asked, agreed, data))
         elif asked.has_data:
             unknown = not asked.field & dimse.RESPONSE
-            self._sink = _Dropped(
+            self._sink = Dropped(
                 lambda: self._answer(asked, dimse.UNRECOGNIZED_OPERATION) if unknown else self._hear_answer(asked)
             )
         else:
@@ -230,7 +203,7 @@ class Conversation:
         else:
             self._answer(asked, dimse.UNRECOGNIZED_OPERATION)
 
-    def _store_sink(self, asked: Command, agreed: AcceptedContext) -> _Sink:
+    def _store_sink(self, asked: Command, agreed: AcceptedContext) -> Sink:
         if asked.class_uid != agreed.abstract_syntax or agreed.abstract_syntax in (VERIFICATION, COMMITMENT):
             self._list("mismatch", "not of the class of its presentation context")
             return self._refusing(asked, dimse.CLASS_NOT_SUPPORTED, "not the class of its presentation context")
@@ -248,7 +221,7 @@ class Conversation:
         try:
             incoming = self._services.archive.receive(self._source, meta=meta)
         except Exception as error:
-            return self._refusing(asked, *self._failure(error))
+            return self._refusing(asked, *status_of(error))
         return _Stored(self, asked, incoming)
 
     @property
@@ -266,22 +239,9 @@ class Conversation:
         self.refused += 1
         self._services.count("dicom_objects", outcome="refused")
 
-    def _refusing(self, asked: Command, status: int, comment: str) -> _Sink:
+    def _refusing(self, asked: Command, status: int, comment: str) -> Sink:
         self._count_refused()
-        return _Dropped(lambda: self._answer(asked, status, comment))
-
-    def _failure(self, error: Exception) -> tuple[int, str]:
-        """Status and comment of an object that is not kept."""
-        if isinstance(error, Refused):
-            return STATUS_OF.get(error.code, dimse.CANNOT_UNDERSTAND), CODES.get(error.code, "refused")
-        if isinstance(error, ArchiveFull):
-            return dimse.OUT_OF_RESOURCES, "no room on the disk"
-        if isinstance(error, (ResourceError, ServeError, OSError, MemoryError)):
-            logger.warning("an object was not kept: %s", type(error).__name__)
-            return dimse.OUT_OF_RESOURCES, "not kept now; send it again"
-        name = secrets.token_hex(4)  # told to the peer and to the log, so that one finds the other; no header text
-        logger.error("error %s: an object was not kept: %s", name, place_of(error))
-        return dimse.PROCESSING_FAILURE, f"error {name}"
+        return Dropped(lambda: self._answer(asked, status, comment))
 
     # Storage commitment -----------------------------------------------------------------------------------------------
 
@@ -368,27 +328,13 @@ class Conversation:
             receipt = incoming.finish()
         except Exception as error:
             self._count_refused()
-            self._answer(asked, *self._failure(error))
+            self._answer(asked, *status_of(error))
         else:
             # The same object again, and other bytes under its UID, are kept as well: both are success (PS3.4 B.2.3 has
             # warnings for coerced and discarded elements only), and an administrator is shown the conflict.
             self.received[receipt.study_id, receipt.outcome] += 1
             self._services.count("dicom_objects", outcome=receipt.outcome)
             self._answer(asked, dimse.SUCCESS)
-
-
-def place_of(error: BaseException) -> str:
-    """What kind of error, and where it arose: for the log, which must not hold its text (there may be a header in it).
-
-    >>> try:
-    ...     {}["Secret^Name"]
-    ... except KeyError as error:
-    ...     print(place_of(error).partition(" ")[0])
-    KeyError
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    places = [f"{Path(frame.filename).stem}:{frame.lineno}" for frame in frames[-3:]]
-    return f"{type(error).__name__} at {' > '.join(places)}"
 
 
 class _Stored:
@@ -398,7 +344,7 @@ class _Stored:
         self._conversation, self._asked = conversation, asked
         self._incoming: Incoming | None = incoming
         self._room = conversation._services.most_object
-        self._refusal: _Sink | None = None
+        self._refusal: Sink | None = None
 
     def write(self, piece: memoryview) -> None:
         if self._incoming is None:
@@ -414,7 +360,7 @@ class _Stored:
             self._incoming.write(piece)
         except Exception as error:
             self.abandon()
-            self._refusal = self._conversation._refusing(self._asked, *self._conversation._failure(error))
+            self._refusal = self._conversation._refusing(self._asked, *status_of(error))
 
     def finish(self) -> None:
         if self._refusal is not None:
@@ -427,39 +373,3 @@ class _Stored:
         if self._incoming is not None:
             incoming, self._incoming = self._incoming, None
             incoming.abandon()
-
-
-class _Dropped:
-    """A data set that nobody wants; what was to be said is said at its end."""
-
-    def __init__(self, at_end: Callable[[], None]) -> None:
-        self._at_end, self._dropped = at_end, 0
-
-    def write(self, piece: memoryview) -> None:
-        self._dropped += len(piece)
-        if self._dropped > MOST_DROPPED:
-            raise ProtocolError("far more bytes of an object that is refused", 0)
-
-    def finish(self) -> None:
-        self._at_end()
-
-    def abandon(self) -> None:
-        pass
-
-
-class _Collected:
-    """A short data set, taken as a whole."""
-
-    def __init__(self, at_end: Callable[[bytes], None]) -> None:
-        self._at_end, self._data = at_end, bytearray()
-
-    def write(self, piece: memoryview) -> None:
-        if len(self._data) + len(piece) > MOST_REQUEST:
-            raise ProtocolError(f"a request of more than {MOST_REQUEST} bytes", 0)
-        self._data += piece
-
-    def finish(self) -> None:
-        self._at_end(bytes(self._data))
-
-    def abandon(self) -> None:
-        self._data.clear()
