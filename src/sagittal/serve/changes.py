@@ -91,7 +91,7 @@ class Changes:
             since = min(since, now)  # somebody may have set the clock back
             try:
                 found = await asyncio.to_thread(self._found, since - _OVERLAP_S, told)
-            except Exception:  # noqa: BLE001, S112
+            except Exception:  # noqa: S112
                 continue  # the database is away; who asks it for something is told so
             since = now
             for change in found:

@@ -115,4 +115,4 @@ def find_stored(
         .order_by(series.c.number, series.c.id, instances.c.number, instances.c.id)
     )
     with db.read() as c:
-        return [Stored(*row) for row in c.execute(statement)]
+        return [Stored(*tuple(row)) for row in c.execute(statement)]

@@ -22,7 +22,7 @@ def iso(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def study_row(row: Mapping[str, Any], now: float | None = None) -> dict[str, Any]:
+def study_row(row: Mapping[Any, Any], now: float | None = None) -> dict[str, Any]:
     """A study as the worklist shows it.
 
     Parameters
@@ -58,7 +58,7 @@ def study_row(row: Mapping[str, Any], now: float | None = None) -> dict[str, Any
     }
 
 
-def job_row(row: Mapping[str, Any]) -> dict[str, Any]:
+def job_row(row: Mapping[Any, Any]) -> dict[str, Any]:
     """A job as the pages show it."""
     return {
         "id": row["id"],

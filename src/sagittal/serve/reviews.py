@@ -114,7 +114,7 @@ def add_review(request: Request, caller: Reviewer, result_id: int, answer: Revie
     }
 
 
-def _checked(answer: ReviewAnswer, row: Mapping[str, Any], service: Service) -> dict[str, Any] | None:
+def _checked(answer: ReviewAnswer, row: Mapping[Any, Any], service: Service) -> dict[str, Any] | None:
     """The correction as it is kept.
 
     Raises
@@ -145,7 +145,7 @@ def _checked(answer: ReviewAnswer, row: Mapping[str, Any], service: Service) -> 
     return {"class": names[0]} if key == "name" else {"classes": names}
 
 
-def _classes(row: Mapping[str, Any], finding: Mapping[str, Any], service: Service) -> list[str]:
+def _classes(row: Mapping[Any, Any], finding: Mapping[str, Any], service: Service) -> list[str]:
     known = intended_use(service, row["checksum"]).get("classes")
     return list(known or [one["name"] for one in finding.get("classes", finding.get("structures", []))])
 

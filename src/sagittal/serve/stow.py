@@ -25,7 +25,7 @@ from sagittal.serve.security import Caller, allow
 from sagittal.serve.wado import accepted, root_of
 
 if TYPE_CHECKING:
-    from sagittal.archive.archive import Incoming, Receipt
+    from sagittal.archive.receive import Incoming, Receipt
     from sagittal.serve.service import Service
 
 router = APIRouter(prefix="/dicom-web", tags=["DICOMweb"])
@@ -284,12 +284,14 @@ def _answer(service: Service, parts: list[_Part], root: str) -> tuple[str, int]:
         .join(series, instances.c.series_id == series.c.id)
         .join(studies, series.c.study_id == studies.c.id)
     )
-    rows = {}
+    rows: dict[int, Any] = {}
     with service.db.read() as c:
         for start in range(0, len(ids), 500):
             for row in c.execute(statement.where(instances.c.id.in_(ids[start : start + 500]))):
                 rows[row.id] = row
-    kept, failed, beside = [], [], False
+    kept: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    beside = False
     study_uids = set()
     for part in parts:
         row = rows.get(part.receipt.instance_id) if part.receipt is not None else None

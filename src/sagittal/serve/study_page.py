@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from starlette.responses import FileResponse, Response
 
 from sagittal.database.schema import choices, instances, jobs, objects, results, reviews, series, studies, users
+from sagittal.errors import GeometryError
 from sagittal.serve.instance_rows import Stored, find_stored
 from sagittal.serve.page_rows import iso, job_row, study_row
 from sagittal.serve.rendered import parse_view
@@ -40,7 +41,7 @@ def check_key(number: int) -> int:
     return number
 
 
-def find_study(service: Service, study_id: int) -> Mapping[str, Any]:
+def find_study(service: Service, study_id: int) -> Mapping[Any, Any]:
     """The row of a study that was not deleted.
 
     Raises
@@ -172,7 +173,7 @@ def shown_correction(review_id: int, correction: Mapping[str, Any] | None) -> di
 
 
 def _result(
-    row: Mapping[str, Any], files: Sequence[dict[str, Any]], said: list[dict[str, Any]], service: Service
+    row: Mapping[Any, Any], files: Sequence[dict[str, Any]], said: list[dict[str, Any]], service: Service
 ) -> dict[str, Any]:
     finding = row["finding"] or {}
     mask = next((_address(row["id"], one) for one in files if one["kind"] == "mask"), None)
@@ -223,7 +224,7 @@ def intended_use(service: Service, checksum: str) -> dict[str, Any]:
     return {}
 
 
-def _earlier(c: sa.Connection, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _earlier(c: sa.Connection, row: Mapping[Any, Any]) -> list[dict[str, Any]]:
     if not row["patient_id"]:
         return []
     statement = (
@@ -245,7 +246,12 @@ def volume_file(service: Service, members: Sequence[Stored], part: str) -> Path:
     """The kept volume of a series, made if it is not there yet."""
     files = [service.archive.folder / one.path for one in members]
     name = volume_name(members, part)
-    return kept_file(cache_folder(service), members[0].series_id, name, lambda target: make_volume(files, part, target))
+    try:
+        return kept_file(
+            cache_folder(service), members[0].series_id, name, lambda target: make_volume(files, part, target)
+        )
+    except GeometryError as error:
+        raise HTTPException(422, str(error)) from error
 
 
 def _members(request: Request, caller: Caller, series_id: int) -> list[Stored]:

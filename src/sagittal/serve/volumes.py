@@ -166,7 +166,8 @@ def _slice(item: dict[str, Any]) -> bytes:
 
     with as_read_error("NIfTI"):
         loaded: Any = nib.load(item["volume"])
-        placed = nib.as_closest_canonical(loaded)
+        canonical: Any = nib.as_closest_canonical
+        placed = canonical(loaded)
         values = np.asarray(placed.dataobj)
         mm = np.abs(np.asarray(placed.header.get_zooms()[:3], dtype=float))
     axis = {"axial": 2, "coronal": 1, "sagittal": 0}[item["plane"]]

@@ -53,9 +53,18 @@ def accepted(request: Request) -> tuple[MediaRange, ...]:
 
 
 def root_of(request: Request) -> str:
-    """The address of DICOMweb as clients see it."""
-    public = str(request.app.state.service.config.server.public_url or "").rstrip("/")
-    return f"{public or str(request.base_url).rstrip('/')}/dicom-web"
+    """The address of DICOMweb as clients see it.
+
+    Some clients leave the port out of the Host header; where they reach us by our own address, it is added.
+    """
+    server = request.app.state.service.config.server
+    if server.public_url:
+        return f"{server.public_url.rstrip('/')}/dicom-web"
+    base = request.base_url
+    own, port = request.scope.get("server") or ("", None)
+    if base.port is None and port not in {None, 80, 443} and base.hostname in {own, server.host, "localhost"}:
+        base = base.replace(port=port)
+    return f"{str(base).rstrip('/')}/dicom-web"
 
 
 async def stored_or_404(request: Request, caller: Caller, *uids: str) -> list[Stored]:
