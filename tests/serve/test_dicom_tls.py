@@ -123,7 +123,24 @@ def test_pynetdicom_sends_over_mutual_tls(mutual: DicomNode, certificates: Any, 
     association.release()
 
 
-@pytest.mark.parametrize("who", ["nobody", "stranger", "plain", "old"])
+def the_event(archive: Archive) -> Any:
+    """The one event there is; it may come a moment after the peer was cut off."""
+    due = time.monotonic() + 5
+    while not open_events(archive.db) and time.monotonic() < due:
+        time.sleep(0.02)
+    (event,) = open_events(archive.db)
+    return event
+
+
+REASONS = {
+    "nobody": "peer did not return a certificate",
+    "stranger": "certificate verify failed",
+    "plain": "wrong version number",
+    "old": "no shared cipher",
+}
+
+
+@pytest.mark.parametrize("who", REASONS)
 def test_peers_without_the_right_certificate_are_refused_and_told_of(
     who: str, mutual: DicomNode, certificates: Any, archive: Archive
 ) -> None:
@@ -144,12 +161,26 @@ def test_peers_without_the_right_certificate_are_refused_and_told_of(
 
     with contextlib.suppress(OSError):  # TLS 1.3 tells a client when it first reads
         assert not associated()
-    due = time.monotonic() + 5
-    while not open_events(archive.db) and time.monotonic() < due:
-        time.sleep(0.02)
-    (event,) = open_events(archive.db)
+    event = the_event(archive)
     assert (event.code, event.about) == ("dicom-tls", "127.0.0.1")
+    assert REASONS[who] in event.message
     assert not archive.receiving
+
+
+def test_tls_where_none_is_spoken_is_said(start: Callable[..., DicomNode], archive: Archive) -> None:
+    node = start()
+    with contextlib.suppress(OSError), secured(node, client_context()):
+        pass
+    assert "it speaks TLS, which is off here" in the_event(archive).message
+
+
+def test_who_only_looks_is_not_reported(start: Callable[..., DicomNode], certificates: Any, archive: Archive) -> None:
+    node = start(tls=True, certificate=certificates.node.pem, key=certificates.node.key)
+    with Peer(node.port):
+        pass
+    with secured(node, client_context(ca=certificates.authority.pem)) as peer:
+        assert peer.associate(context(1, CT))
+    assert open_events(archive.db) == []
 
 
 def test_a_handshake_that_does_not_end_is_cut(start: Callable[..., DicomNode], certificates: Any) -> None:

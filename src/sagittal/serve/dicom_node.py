@@ -247,11 +247,10 @@ class DicomNode:
             return self._tls.wrap_socket(connection, server_side=True)
         except OSError as error:
             self._count("dicom_associations", outcome="tls")
-            if self._callers.take_refusal(address):
-                why = getattr(error, "reason", None) or type(error).__name__
-                self._tell(
-                    "dicom-tls", f"A TLS connection for DICOM failed: {str(why).lower().replace('_', ' ')}.", address
-                )
+            # Who connects and leaves without a word only looks whether somebody is there.
+            if not isinstance(error, (ssl.SSLEOFError, ConnectionError)) and self._callers.take_refusal(address):
+                why = "not finished in time" if isinstance(error, TimeoutError) else _words(error)
+                self._tell("dicom-tls", f"A TLS connection for DICOM failed: {why}.", address)
                 self._record("", address, "tls")
             return None
 
@@ -260,9 +259,10 @@ class DicomNode:
     def _associate(self, layer: UpperLayer, address: str, due: float) -> None:
         try:
             request = layer.read_request(due)
-        except ProtocolError:
+        except ProtocolError as error:
             self._count("dicom_associations", outcome="malformed")
-            self._callers.take_refusal(address)
+            if self._callers.take_refusal(address):
+                self._tell("dicom-refused", f"A connection was refused: {error}.", address)
             raise
         refusal = self._callers.refusal(request, address)
         if refusal is not None:
@@ -391,3 +391,8 @@ _WORDS = {
     callers.UNKNOWN_CALLED: "it called another title than ours",
     callers.UNKNOWN_CALLING: "its title and address are not on the list",
 }
+
+
+def _words(error: OSError) -> str:
+    """What OpenSSL says, such as "peer did not return a certificate"."""
+    return str(getattr(error, "reason", None) or "unknown reason").lower().replace("_", " ")

@@ -25,6 +25,7 @@ TICK_S = 0.25
 _QUICK = getattr(socket, "TCP_QUICKACK", None)
 #: Bytes that are still read after our last word.
 MOST_DROPPED = 2**22
+_TLS = 0x16  # type of the first record of a TLS handshake
 _FIRST_ROOM = 2**13  # bytes for an association request; most are shorter
 
 
@@ -133,7 +134,7 @@ class UpperLayer:
             if kind != wanted:
                 known = pdu.ASSOCIATE_RQ <= kind <= pdu.ABORT
                 raise ProtocolError(
-                    "an association does not begin with this unit",
+                    "it speaks TLS, which is off here" if kind == _TLS else "it does not begin with an association",
                     pdu.UNEXPECTED_PDU if known else pdu.UNRECOGNIZED_PDU,
                 )
             if length > pdu.MOST_REQUEST:
