@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -73,11 +78,73 @@ def put(archive: Archive) -> Callable[..., Receipt]:
     return partial(receive_bytes, archive)
 
 
-@pytest.fixture(scope="module")
-def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Archive, Callable[..., Receipt]]]:
-    """An archive for all tests of a file, and how it receives."""
+def run_postgresql(folder: Path) -> Iterator[str]:
+    """A server of PostgreSQL of our own, on a socket in a folder; URL of an empty database, until the end."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not programs:
+        reason = "PostgreSQL is not installed (Debian package postgresql)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    pytest.importorskip("psycopg")
+    run: dict[str, Any] = {
+        "capture_output": True,
+        "timeout": 60,
+        "env": {"LC_ALL": "C.UTF-8", "PATH": os.environ["PATH"]},
+    }
+    if os.geteuid() == 0:  # it refuses to be run by root
+        run |= {"user": "postgres", "group": "postgres", "extra_groups": []}
+        shutil.chown(folder, "postgres", "postgres")
+    initdb, control = programs[-1] / "initdb", programs[-1] / "pg_ctl"
+    data, run["cwd"] = folder / "data", folder
+    subprocess.run([initdb, "-D", data, "-A", "trust", "-U", "sagittal", "-E", "UTF8", "--no-sync"], check=True, **run)
+    options = f"-c listen_addresses='' -c unix_socket_directories='{folder}' -c fsync=off"
+    subprocess.run(
+        [control, "-D", data, "-w", "-l", folder / "log", "-o", options, "start"],
+        check=True,
+        **{**run, "capture_output": False},
+    )
+    try:
+        yield f"postgresql+psycopg://sagittal@/postgres?host={folder}"
+    finally:
+        subprocess.run([control, "-D", data, "-m", "fast", "stop"], check=True, **run)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """URL of a server of PostgreSQL for the tests; each makes a database of its own with ``new_database``."""
+    with tempfile.TemporaryDirectory(
+        prefix="pg-", dir="/tmp", ignore_cleanup_errors=True
+    ) as folder:  # a short path for its socket
+        yield from run_postgresql(Path(folder))
+
+
+def new_database(url: str, name: str) -> str:
+    """Make an empty database beside the one of `url`; its URL."""
+    import psycopg
+
+    plain = url.replace("+psycopg", "")
+    with psycopg.connect(plain, autocommit=True) as c:
+        c.execute(f'CREATE DATABASE "{name}"')
+    return url.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture
+def empty_postgresql(postgresql: str, request: pytest.FixtureRequest) -> Callable[[], str]:
+    """Make empty databases: ``empty_postgresql()`` gives the URL of one."""
+    return lambda: new_database(postgresql, f"t{secrets.token_hex(8)}")
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def lasting(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Archive, Callable[..., Receipt]]]:
+    """An archive for all tests of a file, and how it receives; on each kind of database."""
     folder = tmp_path_factory.mktemp("lasting")
-    db = Database.open(f"sqlite:///{folder / 'sagittal.db'}")
+    url = f"sqlite:///{folder / 'sagittal.db'}"
+    if request.param == "postgresql":
+        url = new_database(request.getfixturevalue("postgresql"), f"t{secrets.token_hex(8)}")
+    db = Database.open(url)
     made = Archive(db, folder / "archive", Limits(disk_reserve=0))
     yield made, partial(receive_bytes, made)
     made.close()

@@ -8,6 +8,7 @@ import io
 import os
 import random
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -345,6 +346,23 @@ def test_a_name_without_a_declared_set_is_taken_for_utf_8_or_latin_1(
     data = make_object(PatientName="M@@ller")
     put(data.replace(b"M@@ller", "Müller".encode(encoding).ljust(7)))
     assert rows(archive.db, studies)[0]["patient_name"] == "Müller"
+
+
+def test_text_longer_than_the_standard_allows_is_cut_for_the_rows(
+    archive: Archive, put: Put, make_object: Make
+) -> None:
+    long = {name: f"<{name}>" + "é" * 30000 for name in ("PatientName", "StudyDescription", "SeriesDescription")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, on what it writes here
+        data = make_object(SpecificCharacterSet="ISO_IR 192", **long, PatientID="i" * 70, AccessionNumber="a" * 20)
+    receipt = put(data)
+    assert archive.open(receipt.instance_id).read_bytes() == data
+    (study,) = rows(archive.db, studies)
+    assert study["patient_name"].startswith("<PatientName>")
+    assert len(study["patient_name"]) == 512
+    assert len(study["patient_search"].encode()) < 2500
+    assert len(study["description"]) == 1024
+    assert len(str(study["attributes"])) < 5000
 
 
 def test_a_disk_without_room_beyond_the_reserve_takes_nothing(db: Database, tmp_path: Path) -> None:

@@ -81,6 +81,8 @@ INSTANCE = {
     0x00280100: "US",
     0x00280101: "US",
 }
+#: Bytes of a value that is kept for searches; longer ones break PS3.5 6.2 and would fill the index of a database.
+_LONGEST = 2048
 _NAME_PARTS = ("Alphabetic", "Ideographic", "Phonetic")
 
 
@@ -114,15 +116,15 @@ class Header:
     patient: str = ""
     _told: dict[int, str] = field(default_factory=dict)
 
-    def text(self, tag: int) -> str:
-        """The text of an element; empty where there is none."""
+    def text(self, tag: int, most: int = 2048) -> str:
+        """The text of an element; empty where there is none, and cut where it is longer than `most` characters."""
         if tag not in self._told:
             self._told[tag] = self.texts.text(self.elements.raw(tag))
-        return self._told[tag]
+        return self._told[tag][:most]
 
     def name(self, tag: int) -> str:
         """The name in an element; empty where there is none."""
-        return self.texts.name(self.elements.raw(tag))
+        return self.texts.name(self.elements.raw(tag))[:512]
 
     def whole(self, tag: int) -> int | None:
         """The whole number in an element of IS."""
@@ -133,8 +135,13 @@ class Header:
         return _binary(self.elements, tag)
 
     def json(self, tags: dict[int, str]) -> dict[str, Any]:
-        """Some elements as DICOM JSON (PS3.18 F.2), those that the object has."""
-        return {f"{tag:08X}": self._json(tag, vr) for tag, vr in tags.items() if tag in self.elements.places}
+        """Some elements as DICOM JSON (PS3.18 F.2), those that the object has and that are no longer than any may be."""
+        places = self.elements.places
+        return {
+            f"{tag:08X}": self._json(tag, vr)
+            for tag, vr in tags.items()
+            if tag in places and places[tag][2] <= _LONGEST
+        }
 
     def _json(self, tag: int, vr: str) -> dict[str, Any]:
         if vr == "US":

@@ -70,7 +70,9 @@ def condition(dialect: str, field: Field, value: str, *, fuzzy: bool) -> sa.Colu
         return _matches(dialect, field.column, field.vr, value)
     each = _values(dialect, field)
     return sa.exists(
-        sa.select(sa.literal(1)).select_from(each).where(_matches(dialect, _text(each, field), field.vr, value))
+        sa.select(sa.literal(1))
+        .select_from(each)
+        .where(_matches(dialect, _text(dialect, each, field), field.vr, value))
     )
 
 
@@ -85,11 +87,11 @@ def _values(dialect: str, field: Field) -> Any:
     return sa.func.json_array_elements_text(made).table_valued("value")
 
 
-def _text(each: Any, field: Field) -> sa.ColumnElement[Any]:
+def _text(dialect: str, each: Any, field: Field) -> sa.ColumnElement[Any]:
     value: sa.ColumnElement[Any] = each.c.value
     if not field.part:
         return sa.cast(value, sa.Text) if field.vr not in {"IS"} else sa.cast(value, sa.Integer)
-    if each.name.startswith("json_array"):
+    if dialect != "sqlite":
         made: sa.ColumnElement[Any] = sa.cast(value, sa.JSON)[field.part].as_string()
         return made
     return sa.cast(sa.func.json_extract(value, f"$.{field.part}"), sa.Text)

@@ -176,8 +176,8 @@ class Index:
                     series_uid=header.series_uid,
                     study_id=study.id,
                     modality=modality,
-                    body_part=facts.get("body_part", ""),
-                    description=facts.get("description", ""),
+                    body_part=facts.get("body_part", "")[:64],
+                    description=facts.get("description", "")[:1024],
                     number=header.whole(0x00200011),
                     attributes=header.json(SERIES),
                     facts=facts,
@@ -211,7 +211,7 @@ class Index:
         c.execute(
             sa.update(studies)
             .where(studies.c.id == study_id)
-            .values(series_count=studies.c.series_count + 1, modalities="\\".join(sorted(modalities)))
+            .values(series_count=studies.c.series_count + 1, modalities="\\".join(sorted(modalities))[:256])
         )
 
     def _find_study(self, c: sa.Connection, arrival: Arrival, at: float) -> _Study:
@@ -220,8 +220,8 @@ class Index:
         columns = (studies.c.id, studies.c.patient_id, studies.c.patient_name, studies.c.birth_date)
         row = c.execute(sa.select(*columns).where(where)).first()
         if row is None:
-            name, patient_id = header.name(0x00100010), header.text(0x00100020)
-            accession = header.text(0x00080050)
+            name, patient_id = header.name(0x00100010), header.text(0x00100020, 256)
+            accession = header.text(0x00080050, 256)
             priority = header.text(0x00401003).upper() or header.text(0x0032000C).upper()
             id_ = c.execute(
                 self._db.insert_new(studies)
@@ -235,7 +235,7 @@ class Index:
                     accession=accession,
                     study_date=header.text(0x00080020)[:8],
                     study_time=header.text(0x00080030)[:16],
-                    description=header.text(0x00081030),
+                    description=header.text(0x00081030, 1024),
                     attributes=header.json(STUDY),
                     urgency=_URGENCY.get(priority, 0),
                     arrived_at=at,
@@ -298,7 +298,9 @@ def search_text(name: str, patient_id: str, accession: str) -> str:
     '=wang xiaodong=王 小东=|p-7|a1|'
     """
     forms = "=".join(fold(form).replace("|", " ") for form in name.split("=")) if name else ""
-    return f"={forms}=|{fold(patient_id).replace('|', ' ')}|{fold(accession).replace('|', ' ')}|"
+    # Cut so that it fits into an index of PostgreSQL, which takes 2,700 bytes.
+    parts = (f"={forms[:300]}=", fold(patient_id)[:128].replace("|", " "), fold(accession)[:128].replace("|", " "))
+    return "|".join((*parts, ""))
 
 
 def _problem(held: _Series, header: Header) -> str:
