@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,15 +11,14 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-import sqlalchemy as sa
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from sagittal.archive.archive import Archive, Limits
 from sagittal.archive.complete import close_quiet_series
 from sagittal.database.connect import Database
-from sagittal.database.schema import studies
 from sagittal.jobs.packages import ServedModel, read_packages
+from sagittal.jobs.pool import Pool
 from sagittal.jobs.queue import Queue
 from sagittal.jobs.rules import ModelEntry
 
@@ -238,12 +236,9 @@ def served(packages: SimpleNamespace) -> tuple[ServedModel, ...]:
     )
 
 
-def status_of(db: Database, study_id: int) -> Any:
-    """The row of a study."""
-    with db.read() as c:
-        return c.execute(sa.select(studies).where(studies.c.id == study_id)).mappings().one()
-
-
-def no_threads_left(prefix: str) -> bool:
-    """Whether no thread of that name is alive."""
-    return not any(thread.name.startswith(prefix) and thread.is_alive() for thread in threading.enumerate())
+@pytest.fixture(scope="session")
+def real_pool(served: tuple[ServedModel, ...]) -> Iterator[Pool]:
+    """Those models in processes of their own."""
+    pool = Pool(served, threads=1)
+    yield pool
+    pool.stop()

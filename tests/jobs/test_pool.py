@@ -283,15 +283,8 @@ def test_memory_is_measured() -> None:
 
 
 @pytest.fixture(scope="module")
-def real(served: tuple[ServedModel, ...]) -> Iterator[Pool]:
-    pool = Pool(served, threads=1)
-    yield pool
-    pool.stop()
-
-
-@pytest.fixture(scope="module")
-def now(real: Pool) -> PredictNow:
-    return PredictNow(real)
+def now(real_pool: Pool) -> PredictNow:
+    return PredictNow(real_pool)
 
 
 def png_of(pixels: np.ndarray) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sagittal.case import Case
-from sagittal.errors import DataError, GeometryError, ScopeError
+from sagittal.errors import DataError, GeometryError, ReadError, ScopeError
 from sagittal.jobs.make_objects import Order, make_objects
 from sagittal.jobs.plain_answer import plain_answer
 from sagittal.jobs.rules import SeriesFacts, Use
@@ -135,6 +135,8 @@ def open_case(case_id: str, inputs: Mapping[str, Sequence[str | Path]]) -> Case:
     ------
     ScopeError
         If a series holds several volumes or pictures and nothing says which is meant.
+    ReadError
+        If some of its files cannot be read.
     """
     images = {}
     for name, paths in inputs.items():
@@ -142,6 +144,9 @@ def open_case(case_id: str, inputs: Mapping[str, Sequence[str | Path]]) -> Case:
         if not groups:
             why = left[0].reason if left else "it has no files"
             raise ScopeError(f"case {case_id}: the series holds no image: {why}")
+        lost = [group for group in groups if group.dicom is None]
+        if lost and len(groups) > 1:  # never a volume without the slices that cannot be read
+            raise ReadError(f"case {case_id}: {len(lost)} of {len(paths)} files of the series cannot be read")
         images[name] = image_source(case_id, _only(case_id, groups))
     return Case(case_id, case_id, images)
 

@@ -2,45 +2,82 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import logging
+import tempfile
 import time
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from sagittal.case import Case, ImageSource
 from sagittal.errors import SagittalError
 from sagittal.grid import Grid
 from sagittal.image import Image
+from sagittal.labels import LabelScheme
 from sagittal.model.load import AnyModel
 from sagittal.model.package import Model
+from sagittal.prediction import Mask, Prediction
 from sagittal.prepare.plan import Plan
-from sagittal.write.equipment import ModelFacts
+from sagittal.read.sources import series_source
+from sagittal.truth import Segmentation, Structure
+from sagittal.write.equipment import ModelFacts, derive_uids
+from sagittal.write.service_objects import KINDS, make_objects
 
 _log = logging.getLogger(__name__)
-
-#: What a result's objects are made by; the second is an optional package, and missing until it is asked for.
-_WRITERS = ("sagittal.jobs.make_objects", "highdicom", "PIL.ImageFont", "skimage.measure", "nibabel")
 
 
 def warm_up(model: AnyModel) -> float:
     """Seconds that a run on an empty study of the model's own size took; what it says of it does not matter.
 
-    What writes results is imported as well: the first result would wait a second or two for it.
+    Each kind of object is made once as well: the first result would wait some seconds for what writes it.
     """
     start = time.perf_counter()
-    for name in _WRITERS:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
     try:
         model.predict(empty_case(model.plan))
     except SagittalError as error:  # an empty study need not be one that the model knows
         _log.info("the first run ended early: %s", type(error).__name__)
+    try:
+        _write_once()
+    except Exception as error:  # a package that is missing is told when its object is asked for
+        _log.info("the first objects were not made: %s", type(error).__name__)
     return time.perf_counter() - start
+
+
+def _write_once() -> None:
+    """Each kind of object about an invented study of one voxel in a hundred, in a folder that is then removed."""
+    with tempfile.TemporaryDirectory(prefix="sagittal-") as folder:
+        case = Case("empty", "nobody", {"image": series_source("empty", [_empty_slice(Path(folder))])})
+        grid = case.image().grid
+        layers = np.zeros((1, *grid.shape), dtype=np.uint8)
+        layers[0, 2:4, 2:4] = 1
+        mask = Mask(Segmentation(layers, grid, (Structure("organ", (1,)),)))
+        scheme = LabelScheme("structures", ("organ",))
+        answer = Prediction("empty", scheme, mask, ("organ",), np.zeros(0), model="warm (format 1)")
+        facts = ModelFacts.of(answer)
+        make_objects(answer, case, tuple(KINDS), facts, Path(folder), derive_uid=derive_uids("warm"))
+
+
+def _empty_slice(folder: Path) -> Path:
+    made = Dataset()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = UID("1.2.840.10008.5.1.4.1.1.2")
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = UID("2.25.1")
+    made.StudyInstanceUID, made.SeriesInstanceUID, made.FrameOfReferenceUID = "2.25.2", "2.25.3", "2.25.4"
+    made.PatientID = made.PatientName = made.StudyDate = made.StudyTime = made.StudyID = made.AccessionNumber = ""
+    made.Modality, made.InstanceNumber, made.SliceThickness = "CT", 1, 1
+    made.ImageOrientationPatient, made.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, 0]
+    made.PixelSpacing, made.Rows, made.Columns, made.SamplesPerPixel = [1, 1], 10, 10, 1
+    made.PhotometricInterpretation, made.BitsAllocated, made.BitsStored, made.HighBit = "MONOCHROME2", 16, 16, 15
+    made.PixelRepresentation, made.PixelData = 0, bytes(200)
+    path = folder / "empty.dcm"
+    made.save_as(path, enforce_file_format=True)
+    return path
 
 
 def empty_case(plan: Plan) -> Case:
