@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from sagittal.archive.archive import Archive
 from sagittal.serve.callers import Peer as Known
 from sagittal.serve.dicom_node import DicomNode
 from sagittal.serve.upper_layer import WireLimits
@@ -73,6 +75,25 @@ def test_an_idle_association_is_aborted(start: Callable[..., DicomNode]) -> None
     with Peer(node.port) as peer:
         assert peer.associate(context(1, VERIFICATION))
         assert peer.read_unit() == (7, bytes((0, 0, 2, 0)))
+
+
+def test_a_slow_archive_is_no_silence_of_the_peer(
+    start: Callable[..., DicomNode], archive: Archive, ct: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = start(WireLimits(idle_s=0.4))
+    data, _, uid, _ = bare_data_set(ct)
+    keep = archive.keep
+
+    def slowly(part: Path, arrival: Any) -> Any:
+        time.sleep(0.6)
+        return keep(part, arrival)
+
+    monkeypatch.setattr(archive, "keep", slowly)
+    with Peer(node.port) as peer:
+        assert peer.associate(context(1, CT, (EXPLICIT,)))
+        for _ in range(2):
+            assert peer.store(1, data, uid) == 0
+            time.sleep(0.15)
 
 
 def test_a_message_slower_than_allowed_is_cut(

@@ -195,8 +195,9 @@ class UpperLayer:
         self._message_from = (time.monotonic(), self.received)
 
     def end_message(self) -> None:
-        """The message is complete and answered."""
+        """The message is complete and answered; the peer's silence counts from now on."""
         self._message_from = None
+        self._heard = time.monotonic()
 
     def next_fragments(self) -> list[tuple[int, int, memoryview]]:
         """Fragments of the next P-DATA-TF; none if nothing came for a moment (so that the caller can look around).
@@ -383,7 +384,9 @@ class UpperLayer:
                 raise Ended("the connection broke") from error
 
     def _say_last(self, data: bytes) -> None:
-        """Send the last word; :meth:`linger` comes next."""
+        """Send the last word, unless there was one; :meth:`linger` comes next."""
+        if self._said_last is not None:
+            return
         try:
             self._socket.settimeout(min(2.0, self._limits.artim_s))
             self._socket.sendall(data)
