@@ -22,7 +22,7 @@ from sagittal.deliver import web
 from sagittal.deliver.destinations import StowDestination, WebhookDestination
 from sagittal.deliver.outcome import DeliveryError
 from sagittal.deliver.send import send
-from sagittal.deliver.stow import read_stored
+from sagittal.deliver.stow import ask, read_stored
 from sagittal.deliver.web import Answer
 from sagittal.errors import ConfigError
 
@@ -302,3 +302,11 @@ def test_logs_hold_no_identifiers(files: Any, web_peer: Any, caplog: Any) -> Non
     send(objects, stow(peer.url, confirm=True))
     assert len(peer.got) == 2
     assert "2.25" not in caplog.text
+
+
+def test_a_server_is_asked_whether_it_is_there(orthanc: Any, web_peer: Any, unused_port: int) -> None:
+    ask(stow(f"{orthanc.url}/dicom-web"))
+    for url, trouble in ((web_peer(401).url, "refused"), (f"http://127.0.0.1:{unused_port}", "away")):
+        with pytest.raises(DeliveryError) as caught:
+            ask(stow(url))
+        assert caught.value.trouble == trouble

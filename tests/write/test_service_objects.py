@@ -200,7 +200,7 @@ def test_a_study_that_is_no_dicom_has_what_needs_no_images(
 ) -> None:
     case = Case("x", "x", {"image": file_source("x", write_png("x.png"))})
     made = make(found_classes("x"), case)
-    assert set(made) == {"fhir", "fhir5", "hl7", "json"}
+    assert set(made) == {"fhir", "fhir5", "json"}
     assert json.loads(made["json"].path.read_bytes())["study"] is None
 
 

@@ -52,6 +52,21 @@ def deliver_stow(objects: Sequence[ObjectFile], destination: StowDestination) ->
     return Sent(destination.name, len(objects), confirmed=destination.confirm, warnings=tuple(warnings))
 
 
+def ask(destination: StowDestination) -> None:
+    """Ask for one study, whichever: whether the server is there and lets us in.
+
+    Raises
+    ------
+    DeliveryError
+        If nobody answers, or it refuses.
+    ConfigError
+        If a secret cannot be read.
+    """
+    headers = {**_headers(destination), "Accept": "application/dicom+json"}
+    url = f"{destination.url.rstrip('/')}/studies?limit=1"
+    check_status(request(_line(destination), "GET", url, headers=headers), destination.name)
+
+
 def _part_head(boundary: str, *, first: bool) -> bytes:
     start = "" if first else "\r\n"
     return f"{start}--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()

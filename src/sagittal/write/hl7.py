@@ -42,7 +42,7 @@ class Parties:
 
 def make_hl7(
     answer: Prediction | Failure,
-    source: Source | None,
+    source: Source,
     *,
     stamp: Stamp | None = None,
     statement: Statement | None = None,
@@ -60,8 +60,8 @@ def make_hl7(
     Parameters
     ----------
     answer : Prediction or Failure
-    source : Source, optional
-        ``None`` of a study that is no DICOM: the patient is not named then.
+    source : Source
+        A message without a patient could not be filed anywhere: there is none of a study that is no DICOM.
     stamp : Stamp, optional
         The message's control id, time and model; where left out, a new id and the present time.
     statement : Statement, optional
@@ -79,7 +79,7 @@ def make_hl7(
         raise ConfigError(f"unknown character set '{charset}' of HL7. {nearest(charset, CHARSETS)}")
     stamp = stamp or Stamp.now(answer)
     statement = statement or make_statement(answer, stamp.model)
-    header = None if source is None else source.header
+    header = source.header
     segments = [
         _message_header(stamp, parties or Parties(), CHARSETS[charset][0]),
         _patient(header),
@@ -163,10 +163,8 @@ def _message_header(stamp: Stamp, parties: Parties, charset: str) -> str:
     return "|".join(fields)
 
 
-def _patient(header: Header | None) -> str:
-    if header is None:
-        return "PID|1||||^^^^^^U"
-    number = escape(_line(header.get("PatientID")))
+def _patient(header: Header) -> str:
+    number = escape(_line(header.get("PatientID"))) or "UNKNOWN"  # PID-3 is required
     issuer = escape(_line(header.get("IssuerOfPatientID")))
     birth = _line(header.get("PatientBirthDate"))
     birth = birth if re.fullmatch(r"\d{8}", birth) else ""
@@ -185,10 +183,9 @@ def _name(value: object) -> str:
     return "~".join(made) or "^^^^^^U"
 
 
-def _request(header: Header | None, stamp: Stamp, statement: Statement) -> list[str]:
+def _request(header: Header, stamp: Stamp, statement: Statement) -> list[str]:
     """OBR: the order it belongs to, by accession number, and what was done."""
-    accession = "" if header is None else escape(_line(header.get("AccessionNumber")))
-    when = "" if header is None else _study_moment(header)
+    accession, when = escape(_line(header.get("AccessionNumber"))), _study_moment(header)
     question = escape((stamp.model.question or stamp.model.name)[:190])
     code = f"{_code_of(stamp.model.name)}^{question}^99SAGITTAL"
     fields = [""] * 26
@@ -205,7 +202,7 @@ def _request(header: Header | None, stamp: Stamp, statement: Statement) -> list[
 
 def _observations(
     answer: Prediction | Failure,
-    header: Header | None,
+    header: Header,
     stamp: Stamp,
     statement: Statement,
     terminology: Terminology,
@@ -216,9 +213,11 @@ def _observations(
         rows += _lines(answer, statement, terminology)
     else:
         rows.append(("CWE", _DECISION, "1", _NO_DECISION[statement.state], "", ""))
-    if header is not None:
-        for code, words, keyword in (("110180", "Study Instance UID", "StudyInstanceUID"), ("112002", "Series Instance UID", "SeriesInstanceUID")):  # fmt: skip
-            rows.append(("ST", f"{code}^{words}^DCM", "1", escape(_line(header.get(keyword))), "", ""))
+    for code, words, keyword in (
+        ("110180", "Study Instance UID", "StudyInstanceUID"),
+        ("112002", "Series Instance UID", "SeriesInstanceUID"),
+    ):
+        rows.append(("ST", f"{code}^{words}^DCM", "1", escape(_line(header.get(keyword))), "", ""))
     model = f"{escape(stamp.model.name[:190])}^{MANUFACTURER}^{escape(stamp.model.checksum)}^"
     made = []
     for n, (kind, code, sub, value, unit, flag) in enumerate(rows, start=1):

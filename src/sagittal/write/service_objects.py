@@ -134,7 +134,7 @@ def make_objects(
     """Make the objects of a result, each in a file of its own in a folder.
 
     An abstention or a refusal has every object but SEG and RTSTRUCT, and each says so. A study that is no DICOM has those
-    that need no images to refer to: json, fhir, fhir5 and hl7; which kinds were left out is seen by what comes back.
+    that need neither images to refer to nor a patient: json, fhir and fhir5; what was left out is seen by what comes back.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def make_objects(
     job = _Job(prediction, case, model_facts, folder, stamp, heat, image, measured, options)
     wanted = possible_kinds(prediction, kinds, model_facts)
     if not job.dicom:
-        wanted = [kind for kind in wanted if KINDS[kind][0] != DICOM]
+        wanted = [kind for kind in wanted if KINDS[kind][0] not in {DICOM, HL7}]
     made: list[ObjectFile] = []
     for kind in wanted:
         made.append(job.make(kind, made))
@@ -291,7 +291,7 @@ class _Job:
         stamp, terminology = self.stamp.within(kind), self.options.terminology
         if kind == "hl7":
             return make_hl7(
-                self.answer, self.source, stamp=stamp, statement=self.statement, charset=self.options.hl7_charset,
+                self.answer, self._series(), stamp=stamp, statement=self.statement, charset=self.options.hl7_charset,
                 terminology=terminology,
             )  # fmt: skip
         if kind == "json":

@@ -173,7 +173,7 @@ def open_series(case: Case, what: str) -> Source:
                 ) from error
     raise ScopeError(
         f"case {case.id}: {what} refers to the DICOM series that was read, and this study is none. It can have the results "
-        "json, fhir and hl7."
+        "json and fhir."
     )
 
 
