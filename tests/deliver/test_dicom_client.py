@@ -328,6 +328,22 @@ def test_answers_beside_the_question_are_left_out(node: Any) -> None:
     assert [one.study_uid for one in find_studies(peer_at(port), accession="ACC-1")] == ["1.2.2", "1.2.0"]
 
 
+def test_a_node_that_answers_without_end_is_left(node: Any) -> None:
+    sent: list[int] = []
+
+    def answer(_: Any) -> Any:
+        for number in range(100_000):
+            one = Dataset()
+            one.QueryRetrieveLevel, one.AccessionNumber, one.StudyInstanceUID = "STUDY", "ACC-1", f"1.2.{number}"
+            sent.append(number)
+            yield 0xFF00, one
+
+    port = node([(evt.EVT_C_FIND, answer)], ["1.2.840.10008.5.1.4.1.2.2.1"])
+    assert len(find_studies(peer_at(port), accession="ACC-1", most=20)) == 20
+    assert len(find_studies(peer_at(port), accession="OTHER", most=20)) == 0
+    assert len(sent) < 5000
+
+
 @pytest.mark.parametrize("value", ["A*", "A?", "A\\B", "x" * 65, "A\nB"])
 def test_queries_take_no_wild_cards(unused_port: int, value: str) -> None:
     with pytest.raises(ConfigError, match="no wild card"):

@@ -18,7 +18,8 @@ from sagittal.errors import ConfigError
 from sagittal.grid import Grid
 from sagittal.prediction import Failure, Prediction, Verdict
 from sagittal.write.equipment import ModelFacts, Stamp, derive_uids
-from sagittal.write.hl7 import Parties, address_message, escape, make_hl7
+from sagittal.write.hl7 import make_hl7
+from sagittal.write.hl7_text import Parties, address_message, escape
 from sagittal.write.measurements import measure_mask
 from sagittal.write.sources import Source, SourceSlice, open_series
 from sagittal.write.statement import make_statement

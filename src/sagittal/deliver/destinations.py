@@ -14,8 +14,8 @@ from typing import Any, get_args, get_type_hints
 from urllib.parse import urlsplit
 
 from sagittal.errors import ConfigError, nearest
-from sagittal.write.hl7 import CHARSETS
-from sagittal.write.service_objects import KINDS
+from sagittal.write.hl7_text import CHARSETS
+from sagittal.write.object_file import KINDS
 
 _AE_TITLE = re.compile(r"(?=.*[^ ])[ -\[\]-~]{1,16}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

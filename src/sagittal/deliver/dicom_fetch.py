@@ -95,16 +95,21 @@ def find_studies(
     for keyword, value in asked.items():
         setattr(query, keyword, value)
     found: dict[str, FoundStudy] = {}
+    end = time.monotonic() + 10 * peer.answer_s
     with associated(peer, [build_context(_FIND, PLAIN)]) as association:
-        for status, identifier in association.send_c_find(query, _FIND):
+        for number, (status, identifier) in enumerate(association.send_c_find(query, _FIND)):
             check_status(status, peer.name, "C-FIND", also={0xFF00, 0xFF01})
-            if identifier is None:
-                continue
-            one = _found(identifier)
-            told = {"AccessionNumber": one.accession, "PatientID": one.patient_id, "StudyInstanceUID": one.study_uid}
-            if one.study_uid and all(not value or told[key] == value for key, value in asked.items()):
-                found[one.study_uid] = one
-            if len(found) >= most:
+            if identifier is not None:
+                one = _found(identifier)
+                told = {
+                    "AccessionNumber": one.accession,
+                    "PatientID": one.patient_id,
+                    "StudyInstanceUID": one.study_uid,
+                }
+                if one.study_uid and all(not value or told[key] == value for key, value in asked.items()):
+                    found[one.study_uid] = one
+            if len(found) >= most or number >= 10 * most or time.monotonic() > end:
+                association.abort()  # it has more to say than anyone asked
                 break
     return sorted(found.values(), key=lambda one: one.study_date, reverse=True)
 

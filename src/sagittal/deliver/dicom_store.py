@@ -17,7 +17,7 @@ from sagittal.deliver.dicom_association import PLAIN, associated, check_status
 from sagittal.deliver.dicom_commitment import request_commitment
 from sagittal.deliver.outcome import DeliveryError, Sent, Trouble
 from sagittal.errors import ResourceError
-from sagittal.write.service_objects import ObjectFile
+from sagittal.write.object_file import ObjectFile
 
 _VERIFICATION = "1.2.840.10008.1.1"
 #: Presentation contexts that one association may offer (PS3.8 9.3.2.2: odd numbers up to 255).

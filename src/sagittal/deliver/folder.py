@@ -14,7 +14,7 @@ from pathlib import Path
 from sagittal.deliver.destinations import FolderDestination
 from sagittal.deliver.outcome import DeliveryError, Sent
 from sagittal.errors import ResourceError
-from sagittal.write.service_objects import KINDS, ObjectFile
+from sagittal.write.object_file import KINDS, ObjectFile
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}

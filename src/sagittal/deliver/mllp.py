@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from sagittal.deliver.destinations import MllpDestination
 from sagittal.deliver.outcome import DeliveryError, Sent
 from sagittal.errors import ResourceError
-from sagittal.write.hl7 import Parties, address_message
-from sagittal.write.service_objects import ObjectFile
+from sagittal.write.hl7_text import Parties, address_message
+from sagittal.write.object_file import ObjectFile
 
 START, END = b"\x0b", b"\x1c\x0d"
 #: Longest acknowledgement that is read.

@@ -14,7 +14,7 @@ from sagittal.deliver.destinations import (
     StowDestination,
 )
 from sagittal.deliver.outcome import DeliveryError, Sent
-from sagittal.write.service_objects import ObjectFile
+from sagittal.write.object_file import ObjectFile
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 

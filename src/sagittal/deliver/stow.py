@@ -12,7 +12,7 @@ from sagittal.deliver.destinations import StowDestination
 from sagittal.deliver.outcome import DeliveryError, Sent, Trouble
 from sagittal.deliver.web import Answer, Line, check_status, read_secret, request
 from sagittal.errors import ResourceError
-from sagittal.write.service_objects import ObjectFile
+from sagittal.write.object_file import ObjectFile
 
 _FAILED, _STORED, _REASON, _WARNING, _INSTANCE = "00081198", "00081199", "00081197", "00081196", "00081155"
 _CHUNK = 2**20

@@ -17,7 +17,7 @@ from sagittal.deliver.destinations import WebhookDestination
 from sagittal.deliver.outcome import DeliveryError, Sent
 from sagittal.deliver.web import Line, check_status, read_secret, request
 from sagittal.errors import ResourceError
-from sagittal.write.service_objects import ObjectFile
+from sagittal.write.object_file import ObjectFile
 
 _MOST_ANSWER = 65536
 

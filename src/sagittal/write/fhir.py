@@ -27,7 +27,6 @@ from sagittal.write.terminology import PRIVATE_SCHEME, Code, Term, Terminology
 
 Release = Literal["R4", "R5"]
 Kind = Literal["transaction", "collection"]
-MEDIA_TYPE = "application/fhir+json"
 _NAMESPACE = uuid.UUID("0d6b5f0e-9a55-4f50-8a4f-0b9c1f2a6d11")
 _PRIVATE = "urn:uuid:5d3a1c57-4a5b-4f0c-9a52-3d0c2c4b7e90"
 _SYSTEMS = {

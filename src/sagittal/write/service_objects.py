@@ -23,60 +23,20 @@ from sagittal.write.dicom_sc import make_dicom_sc, readable
 from sagittal.write.dicom_seg import make_dicom_seg
 from sagittal.write.dicom_sr import make_dicom_sr, source_of
 from sagittal.write.equipment import ModelFacts, Stamp, made_at
-from sagittal.write.fhir import MEDIA_TYPE as FHIR
 from sagittal.write.fhir import Kind as FhirKind
 from sagittal.write.fhir import MadeObject, fhir_bytes, make_fhir
-from sagittal.write.hl7 import MEDIA_TYPE as HL7
 from sagittal.write.hl7 import make_hl7
 from sagittal.write.json_result import make_json
 from sagittal.write.key_objects import HeatMap, make_key_objects
 from sagittal.write.masks import write_bytes
 from sagittal.write.measurements import Measured, image_on, measure_mask
+from sagittal.write.object_file import DICOM, HL7, KINDS, ObjectFile
 from sagittal.write.rtstruct import make_rtstruct
 from sagittal.write.sources import Source
 from sagittal.write.statement import Statement, make_statement
 from sagittal.write.terminology import Terminology
 
-DICOM = "application/dicom"
-#: Kinds of objects in the order in which they are made, with media type and file name.
-KINDS = {
-    "seg": (DICOM, "seg.dcm"),
-    "rtstruct": (DICOM, "rtstruct.dcm"),
-    "sr": (DICOM, "sr.dcm"),
-    "sc": (DICOM, "sc.dcm"),
-    "ko": (DICOM, "ko.dcm"),
-    "fhir": (FHIR, "fhir-r4.json"),
-    "fhir5": (FHIR, "fhir-r5.json"),
-    "hl7": (HL7, "oru.hl7"),
-    "json": ("application/json", "result.json"),
-}
-
-
-@dataclass(frozen=True)
-class ObjectFile:
-    """One object of a result as a file.
-
-    Parameters
-    ----------
-    kind : str
-        A key of :data:`KINDS`.
-    path : Path
-    media_type : str
-    sop_instance_uid, sop_class_uid, series_instance_uid : str
-        Empty where it is no DICOM.
-    sha256 : str
-    size : int
-        Bytes.
-    """
-
-    kind: str
-    path: Path
-    media_type: str
-    sop_instance_uid: str = ""
-    sop_class_uid: str = ""
-    series_instance_uid: str = ""
-    sha256: str = ""
-    size: int = 0
+__all__ = ["KINDS", "ObjectFile", "ObjectOptions", "before_of", "make_objects", "possible_kinds"]
 
 
 @dataclass(frozen=True)
