@@ -294,15 +294,15 @@ def _answer(service: Service, parts: list[_Part], root: str) -> tuple[str, int]:
     beside = False
     study_uids = set()
     for part in parts:
-        row = rows.get(part.receipt.instance_id) if part.receipt is not None else None
-        if row is None:
+        found = rows.get(part.receipt.instance_id) if part.receipt is not None else None
+        if found is None:
             sop_class, uid = _announced(part.head)
             reason = part.reason or _FAILED
             failed.append({**_reference(sop_class, uid), "00081197": {"vr": "US", "Value": [reason]}})
             continue
-        study_uids.add(row.study_uid)
-        url = f"{root}/studies/{row.study_uid}/series/{row.series_uid}/instances/{row.sop_instance_uid}"
-        item = {**_reference(row.sop_class_uid, row.sop_instance_uid), "00081190": {"vr": "UR", "Value": [url]}}
+        study_uids.add(found.study_uid)
+        url = f"{root}/studies/{found.study_uid}/series/{found.series_uid}/instances/{found.sop_instance_uid}"
+        item = {**_reference(found.sop_class_uid, found.sop_instance_uid), "00081190": {"vr": "UR", "Value": [url]}}
         if part.receipt is not None and part.receipt.outcome == "conflict":
             beside = True
             item["00081196"] = {"vr": "US", "Value": [_KEPT_BESIDE]}

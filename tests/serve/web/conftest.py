@@ -16,7 +16,7 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-UID = "1.2.826.0.1.3680043.8.498"
+UID = "1.3.6.1.4.1.99999.7"
 
 
 def make_slice(
@@ -46,7 +46,7 @@ def make_slice(
     header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
     header.PatientID, header.PatientName, header.PatientSex = patient, name, "M"
     header.PatientBirthDate, header.StudyDate, header.StudyTime = "19500101", f"2024010{study % 9 + 1}", "101500"
-    header.AccessionNumber, header.StudyID, header.Modality = f"A{study}", str(study), "CT"
+    header.AccessionNumber, header.StudyID, header.Modality = f"ACC-{study}", str(study), "CT"
     header.StudyDescription, header.SeriesDescription = "Chest", "Thin"
     header.SeriesNumber, header.InstanceNumber = series, number
     header.FrameOfReferenceUID = f"{UID}.{study}.9"

@@ -152,7 +152,7 @@ def test_a_folder_that_is_away_is_an_event_that_ends(place: Any) -> None:
 
 
 def test_a_full_disk_leaves_the_files_where_they_are(place: Any, forge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    service, folder, watching = place
+    _, folder, watching = place
     (folder / "1.dcm").write_bytes(forge.file(forge.slice()))
     looks = watching()
     looks.look()
