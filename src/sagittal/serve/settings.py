@@ -134,6 +134,8 @@ def _read(hint: Any, value: Any, where: str, problems: Problems, name: str) -> A
     """A value as its type asks for it."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
+        if value == "auto" and type(None) in arguments:
+            return None  # said aloud, what holds where nothing is said
         inner = [one for one in arguments if one is not type(None)]
         return _read(inner[0], value, where, problems, name)
     if dataclasses.is_dataclass(hint):
