@@ -6,6 +6,7 @@ moves the time of its series' last change, which opens a series again that was c
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import sqlalchemy as sa
 from sagittal.archive.header import INSTANCE, SERIES, STUDY, Header, facts_of
 from sagittal.archive.text import fold
 from sagittal.database.connect import Database
+from sagittal.database.prepared import Prepared
 from sagittal.database.schema import conflicts, instances, series, studies
 
 #: Studies and series that are remembered.
@@ -96,7 +98,9 @@ class Index:
         self._studies: dict[str, _Study] = {}
         self._series: dict[str, _Series] = {}
         self._stale = False
-        self._insert = db.insert_new(instances).returning(instances.c.id)
+        self._insert = Prepared(db, db.insert_new(instances).returning(instances.c.id), _GIVEN)
+        self._count_series, self._count_results = Prepared(db, _COUNT_SERIES), Prepared(db, _COUNT_RESULTS)
+        self._count_study, self._receiving = Prepared(db, _COUNT_STUDY), Prepared(db, _RECEIVING)
 
     def forget(self) -> None:
         """Look everything up again, from the next transaction on; after rows were deleted."""
@@ -136,8 +140,8 @@ class Index:
         if problem and problem not in held.problem:
             held.problem = f"{held.problem}; {problem}".removeprefix("; ")
             c.execute(sa.update(series).where(series.c.id == held.id).values(problem=held.problem))
-        id_ = c.execute(
-            self._insert,
+        made = self._insert.run(
+            c,
             {
                 "sop_instance_uid": header.sop_instance_uid,
                 "sop_class_uid": header.sop_class_uid,
@@ -147,7 +151,7 @@ class Index:
                 "frames": header.frames,
                 "rows": header.rows,
                 "columns": header.columns,
-                "attributes": header.json(INSTANCE),
+                "attributes": json.dumps(header.json(INSTANCE), separators=(",", ":")),
                 "sha256": arrival.sha256,
                 "size": arrival.size,
                 "path": arrival.path,
@@ -155,9 +159,9 @@ class Index:
                 "arrived_at": at,
                 "damage": "",
             },
-        ).scalar()
-        if id_ is not None:
-            return Indexed(id_, held.id, held.study_id)
+        ).all()
+        if made:
+            return Indexed(made[0][0], held.id, held.study_id)
         known = find_known(c, header.sop_instance_uid)
         if known is None:
             raise sa.exc.IntegrityError("a row came and went", None, RuntimeError("try again"))
@@ -259,13 +263,14 @@ class Index:
         totals: dict[tuple[int, bool], int] = {}
         study_of = {indexed.series_id: indexed.study_id for indexed in found}
         for (series_id, result), count in counts.items():
-            c.execute(_COUNT_RESULTS if result else _COUNT_SERIES, {"of": series_id, "more": count, "at": at})
+            of_series = self._count_results if result else self._count_series
+            of_series.run(c, {"of": series_id, "more": count, "at": at})
             key = (study_of[series_id], result)
             totals[key] = totals.get(key, 0) + count
         for (study_id, result), count in totals.items():
-            c.execute(_COUNT_STUDY, {"of": study_id, "more": count, "at": at})
+            self._count_study.run(c, {"of": study_id, "more": count, "at": at})
             if not result:
-                c.execute(_RECEIVING, {"of": study_id})
+                self._receiving.run(c, {"of": study_id})
 
 
 def find_known(c: sa.Connection, sop_instance_uid: str) -> Known | None:
@@ -313,6 +318,10 @@ def _unnamed(row: Any) -> str:
     return f"{row.patient_name}/{row.birth_date}"
 
 
+_GIVEN = (
+    *("sop_instance_uid", "sop_class_uid", "series_id", "transfer_syntax_uid", "number", "frames", "rows", "columns"),
+    *("attributes", "sha256", "size", "path", "source", "arrived_at", "damage"),
+)
 _FIND_SERIES = (
     sa.select(
         series.c.id, series.c.study_id, series.c.problem, series.c.completed_by,
