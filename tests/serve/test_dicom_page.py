@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from sagittal.serve import dimse, pdu
+from sagittal.serve.callers import Peer
 from sagittal.serve.commitment import FIRST_WAIT_S, MOST_ATTEMPTS
 from sagittal.serve.commitment_data import MOST_ITEMS
-from sagittal.serve.config import Dicom
+from sagittal.serve.config import Dicom, read_config
 from sagittal.serve.negotiation import LOSSLESS, LOSSY, is_storage
 from sagittal.serve.store_status import STATUS_OF
 from sagittal.serve.upper_layer import WireLimits
@@ -29,6 +30,14 @@ def test_page_lists_every_status() -> None:
     }
     reasons = {dimse.NO_SUCH_INSTANCE, dimse.CLASS_INSTANCE_CONFLICT}
     assert listed == used | {dimse.CLASS_NOT_SUPPORTED, dimse.UNRECOGNIZED_OPERATION} | reasons
+
+
+@pytest.mark.parametrize("example", re.findall(r"```toml\n(.*?)```", PAGE, re.S))
+def test_examples_are_taken_by_the_configuration(example: str, tmp_path: Path) -> None:
+    path = tmp_path / "sagittal.toml"
+    path.write_text(example, encoding="utf-8")
+    options = read_config(path).dicom
+    assert options.tls or options.peers[1] == Peer("PACS", "pacs.hospital.example", 104)
 
 
 def test_page_states_the_limits() -> None:
