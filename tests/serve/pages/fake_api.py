@@ -60,7 +60,7 @@ class Phantoms:
     """Synthetic images with what a model might find in them, made once."""
 
     def __init__(self) -> None:
-        scan = Scan(pixels=112, slice_mm=5.0, dose_mgy=6.0)
+        scan = Scan(pixels=96, slice_mm=6.0, dose_mgy=8.0)
         drawn = draw_chest(Patient(anatomy=41, age=62), scan, NODULES)
         self.shape = drawn.hu.shape[::-1]
         edge, _, step = scan.spacing
@@ -250,14 +250,19 @@ class Fake:
 
     def __init__(self, data: Path, phantoms: Phantoms) -> None:
         self.data, self.phantoms = data, phantoms
+        self.listeners: list[asyncio.Queue[str]] = []
+        self.files: dict[str, bytes] = {}
+        self.address = ""
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything that was said to it."""
         self.role, self.language, self.signed_in = "administrator", "", True
-        self.rows = studies(phantoms)
+        self.rows = studies(self.phantoms)
         self.reviews: list[tuple[int, dict[str, Any]]] = []
         self.asked: list[str] = []
-        self.listeners: list[asyncio.Queue[str]] = []
         self.posted: list[tuple[str, dict[str, Any]]] = []
         self.extra: dict[int, list[dict[str, Any]]] = {}
-        self.files: dict[str, bytes] = {}
         self.models_on = {"lung-nodules": True, "lungs": True}
         self.paused = False
 

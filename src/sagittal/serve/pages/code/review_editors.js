@@ -25,9 +25,12 @@ import { tell } from "./page.js";
  */
 export async function makeEditor(result, stage) {
   const kind = kindOf(result);
-  if (kind === "mask" && stage.overlays.labels.length) return maskEditor(result, stage);
-  if (kind === "boxes" && stage.source) return boxEditor(result, stage);
-  return classEditor(result);
+  if (kind === "classes") return classEditor(result);
+  await stage.loaded;
+  if (!stage.viewer || !stage.source) throw new Error(t("review.no-image"));
+  if (kind === "boxes") return boxEditor(result, stage);
+  if (!stage.overlays.labels.length) throw new Error(t("review.no-mask"));
+  return maskEditor(result, stage);
 }
 
 /** What a result found: classes, a mask or boxes. */

@@ -23,6 +23,7 @@ const search = new URLSearchParams(location.search);
 if (search.has("problem")) show(t("signin.oidc-failed"));
 
 if (await whoAmI().catch(() => null)) location.replace(nextPage(location.search));
+else sessionStorage.clear(); // what the one before looked for is nobody else's
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();

@@ -118,7 +118,7 @@ export class Pane {
     ink.fillRect(0, 0, canvas.width, canvas.height);
     const at = this.place();
     const image = viewer.source.image(plane, this.slice, viewer.window);
-    ink.imageSmoothingEnabled = at.across < 8;
+    ink.imageSmoothingEnabled = viewer.tool.name !== "brush"; // who paints voxels must see them
     ink.imageSmoothingQuality = "high";
     ink.drawImage(image, at.left, at.top, plane.width * at.across, plane.height * at.down);
     for (const map of viewer.overlays.maps) {

@@ -24,6 +24,7 @@ export class Stage {
     this.editing = false;
     this.layout = "";
     this.asked = 0;
+    this.loaded = Promise.resolve();
     this.series = null;
     byId("cine").addEventListener("click", () => this.cine());
     byId("scrub").addEventListener("input", (event) => this.scrub(Number(event.target.value)));
@@ -50,8 +51,14 @@ export class Stage {
    * @param {any} result
    * @param {any[]} all series of the study
    * @param {(series: any) => void} choose
+   * @returns {Promise<void>} resolved once image and overlays are there
    */
-  async show(series, result, all, choose) {
+  show(series, result, all, choose) {
+    this.loaded = this.load(series, result, all, choose);
+    return this.loaded;
+  }
+
+  async load(series, result, all, choose) {
     const number = ++this.asked;
     this.choose = choose;
     this.all = all;
