@@ -72,6 +72,7 @@ studies = Table(
     Index(None, "study_date"),
     Index(None, "patient_search"),
     Index(None, "confidence"),
+    Index(None, "changed_at"),
     Index(None, "status", "urgency", "arrived_at"),
     # The worklist is filtered in these without reading the table:
     Index(None, "arrived_at", "status", "urgency", "verdict", "modalities", "study_date"),
@@ -180,6 +181,7 @@ jobs = Table(
     Column("study_id", ForeignKey("studies.id"), index=True),
     Column("finished_at", Float),
     Index(None, "state", "due_at"),
+    Index(None, "finished_at"),
 )
 JOB_STATES = ("waiting", "leased", "done", "dead", "cancelled")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ def refresh_study(c: sa.Connection, study_id: int, *, why: str = "") -> str:
     )
     states = _last_jobs(c, study_id)
     status = _status(states, [row["state"] for row in current])
-    values: dict[str, Any] = {"status": status}
+    values: dict[str, Any] = {"status": status, "changed_at": time.time()}  # open pages look for what changed
     if current:
         confident = [row["confidence"] for row in current if row["confidence"] is not None]
         values |= {

@@ -108,6 +108,7 @@ def upgrade() -> None:
         ["arrived_at", "status", "urgency", "verdict", "modalities", "study_date"],
         unique=False,
     )
+    op.create_index(op.f("ix_studies_changed_at"), "studies", ["changed_at"], unique=False)
     op.create_index(op.f("ix_studies_confidence"), "studies", ["confidence"], unique=False)
     op.create_index(op.f("ix_studies_patient_id"), "studies", ["patient_id"], unique=False)
     op.create_index(op.f("ix_studies_patient_search"), "studies", ["patient_search"], unique=False)
@@ -166,6 +167,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
         sa.UniqueConstraint("key", name=op.f("uq_jobs_key")),
     )
+    op.create_index(op.f("ix_jobs_finished_at"), "jobs", ["finished_at"], unique=False)
     op.create_index(op.f("ix_jobs_state_due_at"), "jobs", ["state", "due_at"], unique=False)
     op.create_index(op.f("ix_jobs_study_id"), "jobs", ["study_id"], unique=False)
     op.create_table(
