@@ -8,7 +8,7 @@ with the proportions of the patient, the head up where the file says where it is
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
 #: Panels are enlarged or reduced to about these sides, pixels.
-_SHORT, _PANEL, _MOST = 480, 360, 2048
+_SHORT, _PANEL, _TALL, _MOST = 480, 360, 720, 2048
 _FILL = 0.3
 #: Strongest cover of the study by a heat map.
 _COVER = 0.65
@@ -39,7 +39,9 @@ _SLICES = 6
 _WINDOWS = ((-300.0, (-1350.0, 150.0)), (250.0, (-160.0, 240.0)), (float("inf"), (-500.0, 1300.0)))
 
 
-def draw_mask(prediction: Prediction, image: Image, *, terminology: Terminology | None = None) -> bytes:
+def draw_mask(
+    prediction: Prediction, image: Image, *, terminology: Terminology | None = None, tall: bool = False
+) -> bytes:
     """PNG bytes: the structures of a mask as outline and fill over the study, with a legend.
 
     Parameters
@@ -50,6 +52,8 @@ def draw_mask(prediction: Prediction, image: Image, *, terminology: Terminology 
         On the mask's grid.
     terminology : Terminology, optional
         For colours.
+    tall : bool
+        For an upright page: the slice large, the other two planes beside it.
     """
     found = mask_of(prediction, "an overlay")
     structures = found.segmentation.structures
@@ -74,7 +78,7 @@ def draw_mask(prediction: Prediction, image: Image, *, terminology: Terminology 
     if image.grid.dimensions == 2:
         return _png(_sheet([[panel(2, 0, _SHORT)]], legend))
     at = [int(np.sum([one[axis] for one in counts], axis=0).argmax()) for axis in range(3)] if counts else [0, 0, 0]
-    rows = [[panel(axis, at[axis], _PANEL) for axis in (2, 1, 0)]]
+    rows = [_planes(panel, at, tall)]
     slices = sorted({int(one[2].argmax()) for one in counts if one[2].any()} - {at[2]})[:_SLICES]
     for start in range(0, len(slices), 3):
         rows.append([panel(2, k, _PANEL) for k in slices[start : start + 3]])
@@ -128,7 +132,7 @@ def draw_boxes(prediction: Prediction, image: Image, *, terminology: Terminology
     return _png(_sheet(rows, legend))
 
 
-def draw_heat(image: Image, heat: Floats | None) -> bytes:
+def draw_heat(image: Image, heat: Floats | None, *, tall: bool = False) -> bytes:
     """PNG bytes: a heat map over the study, bright where it is strongest; without one the study alone.
 
     Of a volume three planes through the strongest voxel, or through the middle. The scale ends at the 99.8th percentile of
@@ -139,6 +143,8 @@ def draw_heat(image: Image, heat: Floats | None) -> bytes:
     image : Image
     heat : (I, J, K) float, optional
         On its grid.
+    tall : bool
+        For an upright page: the slice large, the other two planes beside it.
     """
     view = _View(image, _limits(image, ()))
     shape = image.grid.shape
@@ -149,14 +155,26 @@ def draw_heat(image: Image, heat: Floats | None) -> bytes:
         share = np.clip(positive / top, 0, 1) if top > 0 else positive
         at = tuple(int(n) for n in np.unravel_index(int(positive.argmax()), shape)) if top > 0 else at
 
-    def panel(axis: int, side: int) -> Sheet:
-        return view.panel(
-            axis, at[axis], side, heat=None if share is None else np.asarray(share.take(at[axis], axis=axis))
-        )
+    def panel(axis: int, place: int, side: int) -> Sheet:
+        cut = None if share is None else np.asarray(share.take(place, axis=axis))
+        return view.panel(axis, place, side, heat=cut)
 
     if image.grid.dimensions == 2:
-        return _png(_sheet([[panel(2, _SHORT)]], ()))
-    return _png(_sheet([[panel(axis, _PANEL) for axis in (2, 1, 0)]], ()))
+        return _png(_sheet([[panel(2, 0, _SHORT)]], ()))
+    return _png(_sheet([_planes(panel, at, tall)], ()))
+
+
+def _planes(panel: Callable[[int, int, int], Sheet], at: Sequence[int], tall: bool) -> list[Sheet]:
+    """The three planes through a voxel in a row, or the slice twice as large and the others one above the other."""
+    from PIL import Image as Pillow
+
+    if not tall:
+        return [panel(axis, at[axis], _PANEL) for axis in (2, 1, 0)]
+    beside = [panel(axis, at[axis], _PANEL) for axis in (1, 0)]
+    column = Pillow.new("RGB", (max(p.width for p in beside), sum(p.height for p in beside) + 6), "white")
+    column.paste(beside[0], (0, 0))
+    column.paste(beside[1], (0, beside[0].height + 6))
+    return [panel(2, at[2], _TALL), column]
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +246,7 @@ class _View:
         longest = max(width, height)
         if abs(width / height - shape[1] / shape[0]) < 1e-6:
             factor = float(max(1, round(side / min(shape[:2])))) if min(shape[:2]) < side else 1.0
-            if side == _PANEL:
+            if side in {_PANEL, _TALL}:
                 factor = side / max(shape[:2])
             factor = min(factor, _MOST / max(shape[:2]))
             return max(1, round(shape[1] * factor)), max(1, round(shape[0] * factor))
