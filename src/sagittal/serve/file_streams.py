@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -14,10 +17,18 @@ from starlette.types import Receive, Scope, Send
 from sagittal.errors import ReadError
 from sagittal.serve.multipart import last_boundary, new_boundary, part_head
 
+T = TypeVar("T")
+#: Threads that wait for the disk on behalf of many clients.
+_THREADS = ThreadPoolExecutor(32, thread_name_prefix="sagittal-files")
 #: Bytes that are read at a time and handed to the network.
 PIECE = 2**20
 #: Bytes that are got ready while others are sent.
 _AHEAD = 4 * 2**20
+
+
+async def in_thread(function: Callable[..., T], *given: Any, **named: Any) -> T:
+    """Call a function that waits for a disk, without holding up the others."""
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, partial(function, *given, **named))
 
 
 @dataclass(frozen=True)
@@ -77,12 +88,12 @@ class PiecesResponse(Response):
         """Send it (ASGI)."""
         loop = asyncio.get_running_loop()
         # The first bytes before the head, so that what cannot be read is still an error and not a cut-off answer.
-        ready = await loop.run_in_executor(None, self._some)
+        ready = await loop.run_in_executor(_THREADS, self._some)
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         gone = asyncio.ensure_future(_until_gone(receive))
         try:
             while ready and not gone.done():
-                following = loop.run_in_executor(None, self._some)
+                following = loop.run_in_executor(_THREADS, self._some)
                 try:
                     for piece in ready:
                         await send({"type": "http.response.body", "body": piece, "more_body": True})

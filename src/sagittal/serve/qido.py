@@ -11,11 +11,13 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from starlette.responses import Response
 
+from sagittal.archive.query import find_json
+from sagittal.serve.file_streams import in_thread
 from sagittal.serve.instance_rows import is_uid
 from sagittal.serve.media_types import DICOM_JSON, JSON, choose
 from sagittal.serve.security import Caller, allow
 from sagittal.serve.views import note_view
-from sagittal.serve.wado import accepted, in_thread, root_of
+from sagittal.serve.wado import accepted, root_of
 
 router = APIRouter(prefix="/dicom-web", tags=["DICOMweb"])
 Reader = Annotated[Caller, Depends(allow("see"))]
@@ -127,19 +129,14 @@ async def _search(request: Request, caller: Caller, level: str, **above: str) ->
         search = parse_search(request.query_params.multi_items())
     except ValueError as error:
         raise HTTPException(400, str(error)) from error
-    service = request.app.state.service
     body = await in_thread(_found, request, caller, level, {**search.keys, **above}, search, root_of(request))
     headers = {"cache-control": "no-store"}
     if search.ignored:
         headers["warning"] = '299 Sagittal "parameters that are no attributes were ignored"'
-    if service is None:
-        raise HTTPException(503)
     return Response(body, media_type=media_type, headers=headers)
 
 
 def _found(request: Request, caller: Caller, level: str, keys: Mapping[str, str], search: Search, root: str) -> bytes:
-    from sagittal.archive.query import find_json
-
     note_view(request, caller, [None], "query")
     texts = find_json(
         request.app.state.service.db,

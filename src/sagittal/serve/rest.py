@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import mimetypes
-from collections.abc import Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,7 @@ from sagittal.jobs.packages import ServedModel
 from sagittal.jobs.predict_now import MOST_BYTES, Busy
 from sagittal.jobs.queue import models_off
 from sagittal.jobs.worker import AnswerError, WorkerEnded
+from sagittal.serve.file_streams import in_thread
 from sagittal.serve.inference_protocol import model_named
 from sagittal.serve.media_types import parse_media_type
 from sagittal.serve.multipart import MultipartReader, PartBegin, PartData
@@ -29,7 +31,6 @@ from sagittal.serve.security import Caller, allow
 from sagittal.serve.study_page import check_key
 from sagittal.serve.uploads import Uploading, queue_upload
 from sagittal.serve.views import note_view
-from sagittal.serve.wado import in_thread
 
 if TYPE_CHECKING:
     from sagittal.serve.service import Service
@@ -39,6 +40,9 @@ Sender = Annotated[Caller, Depends(allow("send"))]
 Reader = Annotated[Caller, Depends(allow("see"))]
 #: What a study's status means for a job that brought it in.
 _OVER = frozenset({"answered", "abstained", "refused", "failed", "no-model"})
+#: Bytes of pictures that are held at a time, and callers that wait for a model that is being loaded.
+_MOST_HELD, _MOST_WAITING = 2**29, 64
+_WAITING = ThreadPoolExecutor(_MOST_WAITING, thread_name_prefix="sagittal-waiting")
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _PREDICT: dict[str, Any] = {
     "requestBody": {
@@ -80,14 +84,36 @@ async def predict(
     chosen = await in_thread(model_named, service, model, version) if model else await in_thread(_only_instant, service)
     name, parameters = parse_media_type(request.headers.get("content-type", ""))
     length = request.headers.get("content-length", "")
-    small = length.isdigit() and len(length) < 12 and int(length) <= MOST_BYTES
-    if small:
+    size = int(length) if length.isdigit() and len(length) < 12 else MOST_BYTES + 1
+    told: dict[str, Any] = {"model": chosen if model else None, "urgency": urgency}
+    if chosen is None or not chosen.instant or size > MOST_BYTES:
+        return await _take(request, caller, None, name, parameters, **told)
+    with _room(request, size):
         body = await request.body()
         picture = _only_file(body, parameters.get("boundary", "")) if name == "multipart/form-data" else body
-        if chosen is not None and chosen.instant and picture and picture[:4] not in _ZIP:
+        if picture and picture[:4] not in _ZIP:
             return await _at_once(request, caller, chosen, picture)
-        return await _take(request, caller, body, name, parameters, model=chosen if model else None, urgency=urgency)
-    return await _take(request, caller, None, name, parameters, model=chosen if model else None, urgency=urgency)
+        return await _take(request, caller, body, name, parameters, **told)
+
+
+@contextmanager
+def _room(request: Request, size: int) -> Iterator[None]:
+    """Memory for a body, while it is there.
+
+    Raises
+    ------
+    HTTPException
+        503 if others fill it.
+    """
+    state = request.app.state
+    held = getattr(state, "bodies", 0)
+    if held + size > _MOST_HELD:
+        raise HTTPException(503, "too many pictures at a time", {"Retry-After": "1"})
+    state.bodies = held + size
+    try:
+        yield
+    finally:
+        state.bodies -= size
 
 
 def _only_instant(service: Service) -> ServedModel | None:
@@ -124,7 +150,7 @@ async def _at_once(request: Request, caller: Caller, model: ServedModel, picture
             future: Future[Any] = instant.submit(model, picture)
             answer = await asyncio.wrap_future(future)
         else:
-            answer = await in_thread(instant.predict, model, picture)
+            answer = await _waited(instant.predict, model, picture)
     except WorkerEnded:
         answer = await _again(instant, model, picture)
     except Busy as error:
@@ -139,9 +165,14 @@ async def _at_once(request: Request, caller: Caller, model: ServedModel, picture
     return JSONResponse(answer)
 
 
+async def _waited(function: Callable[..., Any], *given: Any) -> Any:
+    """Call what may take as long as a model takes to load."""
+    return await asyncio.get_running_loop().run_in_executor(_WAITING, partial(function, *given))
+
+
 async def _again(instant: Any, model: ServedModel, picture: bytes) -> Any:
     try:
-        return await in_thread(instant.predict, model, picture)
+        return await _waited(instant.predict, model, picture)
     except (WorkerEnded, AnswerError) as error:
         raise HTTPException(503, str(error)) from error
 

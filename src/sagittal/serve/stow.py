@@ -32,7 +32,7 @@ router = APIRouter(prefix="/dicom-web", tags=["DICOMweb"])
 Sender = Annotated[Caller, Depends(allow("send"))]
 T = TypeVar("T")
 #: A part up to this length is handed to the archive in one go; a longer one piece by piece as it comes.
-_SMALL = 2 * 2**20
+_SMALL = 2**20
 #: Parts that are made safe at the same time, so that they share flushes of the disk.
 _AT_ONCE = 12
 #: Bytes of a part that are looked at before it is safe: its file meta information, and which study it is of.
@@ -74,13 +74,15 @@ class Store:
         For the rows of instances.
     study_uid : str, optional
         The study that every instance must belong to.
+    turns : asyncio.Semaphore
+        Of all messages: how many parts are made safe at the same time.
     """
 
-    def __init__(self, service: Service, source: str, study_uid: str | None) -> None:
+    def __init__(self, service: Service, source: str, study_uid: str | None, turns: asyncio.Semaphore) -> None:
         self._service, self._source, self._study = service, source, study_uid
         self.parts: list[_Part] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._turns = turns
         self._open: _Open | None = None
 
     def begin(self, content_type: str) -> None:
@@ -220,7 +222,10 @@ async def _store(request: Request, caller: Caller, study: str | None) -> Respons
             415,
             'send multipart/related; type="application/dicom", or application/dicom; headers apart from their pixels are not taken',
         )
-    store = Store(service, "stow", study)
+    state = request.app.state
+    if getattr(state, "stow_turns", None) is None:
+        state.stow_turns = asyncio.Semaphore(_AT_ONCE)
+    store = Store(service, "stow", study, state.stow_turns)
     try:
         if name == DICOM:
             await _one(request, store)

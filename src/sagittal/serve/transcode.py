@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,13 @@ from sagittal.formats.dicom_file import open_dicom
 from sagittal.formats.dicom_pixels import NATIVE, decode_frames, frame_format
 from sagittal.guard.limits import as_read_error
 from sagittal.serve.frames import BIG_ENDIAN, open_frames
-from sagittal.serve.media_types import EXPLICIT_LITTLE
 
 #: Decoded bytes of a file; a longer one is given as it is stored only.
-MAX_DECODED = 2**31
+MAX_DECODED = 2**29
+
+
+#: Files that are decoded at the same time.
+_TURNS = threading.BoundedSemaphore(2)
 
 
 def can_decode(syntax: str) -> bool:
@@ -38,7 +42,7 @@ def explicit_file(path: Path) -> bytes:
     MissingPackageError
         If the decoder is not installed.
     """
-    with as_read_error("DICOM"):
+    with _TURNS, as_read_error("DICOM"):
         header = open_dicom(path)
         syntax = str(header.file_meta.TransferSyntaxUID)
         if "PixelData" in header and syntax in COMPRESSED:
@@ -76,6 +80,3 @@ def _decode(path: Path, header: pydicom.Dataset, syntax: str) -> None:
     if layout.samples == 3:
         header.PhotometricInterpretation = "RGB"
         header.PlanarConfiguration = 0
-
-
-__all__ = ["EXPLICIT_LITTLE", "MAX_DECODED", "can_decode", "explicit_file"]

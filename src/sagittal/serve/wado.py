@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Request
 from starlette.responses import FileResponse, Response
 
 from sagittal.errors import ConfigError, ReadError
 from sagittal.serve import file_streams
-from sagittal.serve.file_streams import FilePart, PiecesResponse, multipart_answer
+from sagittal.serve.file_streams import FilePart, PiecesResponse, in_thread, multipart_answer
 from sagittal.serve.frames import FRAME_TYPES, FrameIndex, open_frames
 from sagittal.serve.instance_rows import Stored, find_stored, is_uid
 from sagittal.serve.media_types import (
@@ -36,15 +35,9 @@ from sagittal.serve.views import note_view
 
 router = APIRouter(prefix="/dicom-web", tags=["DICOMweb"])
 Reader = Annotated[Caller, Depends(allow("see"))]
-T = TypeVar("T")
 #: Frames of one answer.
 _MOST_FRAMES = 10_000
 _STORED, _ONE = "/studies/{study}", "/studies/{study}/series/{series}/instances/{uid}"
-
-
-async def in_thread(function: Callable[..., T], *given: Any, **named: Any) -> T:
-    """Call a function that waits for a disk, without holding up the others."""
-    return await asyncio.get_running_loop().run_in_executor(None, partial(function, *given, **named))
 
 
 def accepted(request: Request) -> tuple[MediaRange, ...]:
