@@ -168,6 +168,7 @@ def test_names_in_other_character_sets_are_shown_right(
 ) -> None:
     names = {
         "GB18030": "Wang^XiaoDong=王^小东",
+        "GBK": "Wang^XiaoDong=王^小东",
         ("", "ISO 2022 IR 58"): "Zhang^XiaoDong=张^小东",
         "ISO_IR 192": "Müller^Jörg=王^小东",
         ("", "ISO 2022 IR 149"): "Hong^Gildong=洪^吉洞=홍^길동",
@@ -179,20 +180,31 @@ def test_names_in_other_character_sets_are_shown_right(
             name=f"set-{number}",
             SpecificCharacterSet=value,
             PatientName=name,
-            StudyDescription="腹部" if number < 3 and number != 1 else "x",
+            BodyPartExamined="CHEST",
+            StudyDescription="腹部" if number in {0, 1, 3} else "x",
         )
         made = make(found_boxes(case.id, case.image().grid), case, folder=f"set-{number}")
         for one in made.values():
             if one.sop_instance_uid:
                 header = pydicom.dcmread(one.path)
                 assert str(header.PatientName) == name
-                assert header.SpecificCharacterSet == "ISO_IR 192"
-                assert name.encode() in one.path.read_bytes()
+                kept = charset in {"GB18030", "GBK", "ISO_IR 100"}
+                assert header.SpecificCharacterSet == (charset if kept else "ISO_IR 192")
+                codec = {"GB18030": "gb18030", "GBK": "gbk", "ISO_IR 100": "latin-1"}.get(str(charset), "utf-8")
+                assert name.encode(codec) in one.path.read_bytes()
                 assert errors_of(one.path) == []
         group = name.split("=")[-1].split("^")[0]
         assert group in made["hl7"].path.read_bytes().decode()
         assert group in made["fhir"].path.read_bytes().decode()
         assert group not in made["json"].path.read_bytes().decode()
+
+
+def test_a_character_set_that_lacks_a_sign_of_ours_gives_way(study: Any, found_classes: Any, make: Any) -> None:
+    case = study(SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jörg")
+    made = make(found_classes(case.id), case, ["sr"], options={"language": "zh"})
+    header = pydicom.dcmread(made["sr"].path)
+    assert (header.SpecificCharacterSet, str(header.PatientName)) == ("ISO_IR 192", "Müller^Jörg")
+    assert any("由算法生成" in str(element.value) for element in header.iterall())
 
 
 def test_a_study_that_is_no_dicom_has_what_needs_no_images(
@@ -211,6 +223,27 @@ def test_slices_without_a_lattice_can_still_be_refused(study: Any, make: Any, er
     assert {"sr", "sc", "ko"} <= set(made)
     for kind in ("sr", "sc", "ko"):
         assert errors_of(made[kind].path) == []
+
+
+def test_every_series_that_was_read_is_named(study: Any, found_mask: Any, make: Any, errors_of: Any) -> None:
+    first = study(name="t1", SeriesInstanceUID="1.2.3.4.5", BodyPartExamined="BRAIN")
+    second = study(name="flair", SeriesInstanceUID="1.2.3.4.6", BodyPartExamined="BRAIN")
+    elsewhere = study(name="old", StudyInstanceUID="1.2.3.9", SeriesInstanceUID="1.2.3.9.1")
+    images = {"T1": first.images["image"], "FLAIR": second.images["image"], "old": elsewhere.images["image"]}
+    case = Case("x", "x", images)
+    made = make(found_mask("x", first.image().grid, ("liver", "kidney_left", "cyst", "spleen")), case)
+    uids = {
+        name: {str(pydicom.dcmread(p, stop_before_pixels=True).SOPInstanceUID) for p in source.files}
+        for name, source in images.items()
+    }
+    for kind in ("seg", "rtstruct", "sr", "sc"):
+        header = pydicom.dcmread(made[kind].path)
+        named = {str(e.value) for e in header.iterall() if e.keyword == "ReferencedSOPInstanceUID"}
+        assert uids["T1"] | uids["FLAIR"] <= named, kind
+        assert not uids["old"] & named, kind
+        assert errors_of(made[kind].path) == []
+    for kind in ("fhir", "json"):
+        assert "1.2.3.4.6" in made[kind].path.read_bytes().decode()
 
 
 def test_kinds_are_checked_and_ordered(found_classes: Any) -> None:

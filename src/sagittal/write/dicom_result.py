@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydicom.charset import python_encoding
 from pydicom.dataset import Dataset as Header
 
 from sagittal.errors import DataError, require
@@ -19,7 +20,7 @@ from sagittal.write.equipment import MANUFACTURER, ModelFacts, Stamp, add_equipm
 from sagittal.write.sources import Source
 from sagittal.write.terminology import PRIVATE_SCHEME, Code, Term
 
-#: Texts of the source are decoded in its own character set and written in Unicode, which has signs for all of them.
+#: Unicode, which has signs for everything.
 UTF_8 = "ISO_IR 192"
 #: Of the patient and the study: every object of a study repeats them, and a viewer may compare them (PS3.3 C.7.1, C.7.2).
 _STUDY = (
@@ -110,8 +111,8 @@ def seal(made: Header, source: Source, stamp: Stamp) -> None:
     The model is its contributing equipment; what highdicom drew at random or took from the clock is replaced.
     """
     header, clock = source.header, stamp.clock(source.header)
-    made.SpecificCharacterSet = UTF_8
     copy_study(made, header)
+    made.SpecificCharacterSet = _character_set(made, header)
     if header.get("TimezoneOffsetFromUTC"):
         made.TimezoneOffsetFromUTC = header.TimezoneOffsetFromUTC
     if str(made.SOPClassUID) in _OF_A_BODY_PART:
@@ -131,6 +132,24 @@ def seal(made: Header, source: Source, stamp: Stamp) -> None:
         for item in made.get(keyword) or ():
             item.DimensionOrganizationUID = organization
     add_equipment(made, stamp, header)
+
+
+def _character_set(made: Header, source: Header) -> str:
+    """That of the source, as its archive knows it, where it holds every sign of the object; else Unicode.
+
+    Objects of one study are then alike to programs that compare bytes. Code extensions (ISO 2022) become Unicode.
+    """
+    given = source.get("SpecificCharacterSet")
+    codec = python_encoding.get(given) if isinstance(given, str) else None
+    if codec is None or given == UTF_8:
+        return UTF_8
+    try:
+        for element in made.iterall():
+            if element.VR in {"SH", "LO", "ST", "LT", "UC", "UT", "PN"}:
+                str(element.value).encode(codec)
+    except (UnicodeEncodeError, LookupError):
+        return UTF_8
+    return str(given)
 
 
 def algorithm(maker: Maker) -> Any:

@@ -134,7 +134,8 @@ def _capture(
     made.PatientOrientation = ""
     if burned_in:
         made.BurnedInAnnotation = burned_in
-    made.SourceImageSequence = [_referred(sop_class, instance) for sop_class, instance in source.instances]
+    used = [*source.instances, *(one for other in source.others for one in other.instances)]
+    made.SourceImageSequence = [_referred(sop_class, instance) for sop_class, instance in used]
     made.SamplesPerPixel, made.PhotometricInterpretation, made.PlanarConfiguration = 3, "RGB", 0
     made.Rows, made.Columns = page.shape[:2]
     made.BitsAllocated = made.BitsStored = 8

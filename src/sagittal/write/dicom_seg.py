@@ -211,18 +211,25 @@ def _refer(made: Header, source: Source) -> list[tuple[int, int]]:
                 item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = one.sop_class, one.sop_instance
                 if one.frame:
                     item.ReferencedFrameNumber = one.frame
-    references = []
-    for sop_class, instance in source.instances:
-        item = Header()
-        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, instance
-        references.append(item)
+    references = [_referred(*one) for one in source.instances]
     series = Header()
     series.SeriesInstanceUID = source.header.SeriesInstanceUID
     series.ReferencedInstanceSequence = references
     made.ReferencedSeriesSequence = [series]
+    for other in source.others:
+        item = Header()
+        item.SeriesInstanceUID = other.series_uid
+        item.ReferencedInstanceSequence = [_referred(*one) for one in other.instances]
+        made.ReferencedSeriesSequence.append(item)
     if "SourceImageSequence" in made:
         made.SourceImageSequence = references
     return order
+
+
+def _referred(sop_class: str, instance: str) -> Header:
+    item = Header()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, instance
+    return item
 
 
 def _key(position: Any) -> tuple[float, ...]:

@@ -196,4 +196,10 @@ def _evidence(source: Source) -> list[Header]:
             setattr(header, keyword, source.header[keyword].value)
         header.SOPClassUID, header.SOPInstanceUID = sop_class, instance
         made.append(header)
+    for other in source.others:
+        for sop_class, instance in other.instances:
+            header = Header()
+            header.StudyInstanceUID, header.SeriesInstanceUID = source.header.StudyInstanceUID, other.series_uid
+            header.SOPClassUID, header.SOPInstanceUID = sop_class, instance
+            made.append(header)
     return made

@@ -289,7 +289,7 @@ class _Bundle:
             "identifier": identifiers,
             "status": "available",
             "subject": _patient(header),
-            "series": [images],
+            "series": [images, *(self._series(one.series_uid, one.modality, one.instances) for one in source.others)],
         }
         if moment := _study_time(header):
             study["started"] = moment

@@ -100,6 +100,10 @@ def _study(source: Source) -> dict[str, Any]:
         "series_instance_uid": str(source.header.SeriesInstanceUID),
         "frame_of_reference_uid": str(source.header.get("FrameOfReferenceUID") or "") or None,
         "instances": [instance for _, instance in source.instances],
+        "other_series": [
+            {"series_instance_uid": one.series_uid, "instances": [instance for _, instance in one.instances]}
+            for one in source.others
+        ],
     }
 
 

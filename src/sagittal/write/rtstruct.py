@@ -113,6 +113,11 @@ def _head(source: Source, maker: Maker, stamp: Stamp) -> Header:
     series.SeriesInstanceUID = source.header.SeriesInstanceUID
     series.ContourImageSequence = [_reference(sop_class, instance) for sop_class, instance in source.instances]
     study.RTReferencedSeriesSequence, frame.RTReferencedStudySequence = [series], [study]
+    for other in source.others:
+        item = Header()
+        item.SeriesInstanceUID = other.series_uid
+        item.ContourImageSequence = [_reference(*one) for one in other.instances]
+        study.RTReferencedSeriesSequence.append(item)
     made.ReferencedFrameOfReferenceSequence = [frame]
     return made
 

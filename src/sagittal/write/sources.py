@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ _STUDY = (
     "StudyTime",
     "ReferringPhysicianName",
 )
+#: What an instance is, and of which series and study.
+_IDENTITY = ["StudyInstanceUID", "SeriesInstanceUID", "Modality", "SOPClassUID", "SOPInstanceUID"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,22 @@ class SourceSlice:
     position: tuple[float, float, float] | None
 
 
+@dataclass(frozen=True)
+class OtherSeries:
+    """Another series of the study that the model read, such as a second contrast.
+
+    Parameters
+    ----------
+    series_uid : str
+    modality : str
+    instances : tuple of (class, instance) UIDs
+    """
+
+    series_uid: str
+    modality: str
+    instances: tuple[tuple[str, str], ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """The DICOM series of a study.
@@ -73,6 +91,8 @@ class Source:
         Directions of rows and columns, as the header has them.
     pixel_spacing : (2,) float, mm, optional
         Between rows, between columns.
+    others : tuple of OtherSeries
+        Of the same study, on which the answer rests too.
     instances : tuple of (class, instance) UIDs
         Each once, in the order of the slices.
     """
@@ -82,6 +102,7 @@ class Source:
     grid: Grid
     orientation: tuple[float, ...] | None
     pixel_spacing: tuple[float, float] | None
+    others: tuple[OtherSeries, ...] = ()
 
     @property
     def instances(self) -> tuple[tuple[str, str], ...]:
@@ -124,7 +145,7 @@ def open_source(case: Case, grid: Grid, what: str) -> Source:
                 frames, own = locate_frames(files, **wanted)
                 if not _same(own, grid):
                     continue
-                return _source(frames, own, files, what)
+                return _with_others(_source(frames, own, files, what), case, source)
             except (OSError, SagittalError) as error:
                 if isinstance(error, OSError):
                     raise ReadError(f"case {case.id}: its DICOM files cannot be read any more") from error
@@ -164,9 +185,10 @@ def open_series(case: Case, what: str) -> Source:
             try:
                 try:
                     frames, grid = locate_frames(files, **wanted)
-                    return _source(frames, grid, files, what)
+                    found = _source(frames, grid, files, what)
                 except SagittalError:
-                    return _unordered(files)
+                    found = _unordered(files)
+                return _with_others(found, case, source)
             except (OSError, SagittalError) as error:
                 raise ReadError(
                     f"case {case.id}: its DICOM files cannot be read, so {what} cannot refer to them"
@@ -175,6 +197,27 @@ def open_series(case: Case, what: str) -> Source:
         f"case {case.id}: {what} refers to the DICOM series that was read, and this study is none. It can have the results "
         "json and fhir."
     )
+
+
+def _with_others(found: Source, case: Case, own: ImageSource) -> Source:
+    """With the other DICOM series of the case; those of another study cannot be named in an object of this one."""
+    others: dict[str, OtherSeries] = {}
+    taken = {str(found.header.SeriesInstanceUID)}
+    for source in case.images.values():
+        if source is own or source.files == own.files:
+            continue
+        with _files(source) as (files, _):
+            if not files or reader_of(files[0]) is not read_dicom:
+                continue
+            for path in files:
+                with suppress(SagittalError):
+                    header = open_dicom(path, pixels=False, tags=_IDENTITY)
+                    values = [str(header.get(keyword) or "") for keyword in _IDENTITY]
+                    study, series, modality, sop_class, instance = values
+                    if study == found.header.StudyInstanceUID and all(values) and series not in taken:
+                        one = others.get(series, OtherSeries(series, modality, ()))
+                        others[series] = replace(one, instances=(*one.instances, (sop_class, instance)))
+    return replace(found, others=tuple(others.values()))
 
 
 def _unordered(files: tuple[Path, ...]) -> Source:
@@ -263,7 +306,7 @@ def _whole(instance: str, lazy: Header, files: tuple[Path, ...]) -> Header:
 
 
 def _complete(header: Header) -> Header:
-    """With what results must repeat, and in Unicode: text that was never looked at would be written as the bytes it was."""
+    """With what results must repeat, and decoded: text that was never looked at would be written as the bytes it was."""
     for keyword in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
         if keyword in header:
             delattr(header, keyword)
@@ -280,7 +323,6 @@ def _complete(header: Header) -> Header:
                     decode_element(element, given)
             except (ValueError, TypeError, KeyError, AttributeError, OverflowError, NotImplementedError):
                 del header[tag]  # what is wrong is not handed on
-    header.SpecificCharacterSet = "ISO_IR 192"
     if not re.fullmatch(r"\d{3}[DWMY]", str(header.get("PatientAge") or "000Y")):
         del header.PatientAge  # some write 0Y; it may be left out
     for keyword in _STUDY:
