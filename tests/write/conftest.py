@@ -141,7 +141,7 @@ def call_tool(name: str, *arguments: str) -> str:
         if os.environ.get("CI"):
             pytest.fail(f"{name} is missing: apt-get install {package}")
         pytest.skip(f"{name} is not installed (Debian package {package})")
-    result = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    result = subprocess.run([program, *arguments], capture_output=True, text=True, errors="replace", check=False)
     return result.stdout + result.stderr
 
 
