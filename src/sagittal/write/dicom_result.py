@@ -140,6 +140,7 @@ def _character_set(made: Header, source: Header) -> str:
     Objects of one study are then alike to programs that compare bytes. Code extensions (ISO 2022) become Unicode.
     """
     given = source.get("SpecificCharacterSet")
+    given = "GB18030" if given == "GBK" else given  # the same bytes, under the name that more readers know
     codec = python_encoding.get(given) if isinstance(given, str) else None
     if codec is None or given == UTF_8:
         return UTF_8
