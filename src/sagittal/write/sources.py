@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.charset import decode_element
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset as Header
 from pydicom.uid import generate_uid
 
@@ -36,6 +37,9 @@ _STUDY = (
     "StudyTime",
     "ReferringPhysicianName",
 )
+_TEXTS = {"SH", "LO", "ST", "LT", "UC", "UT", "PN"}
+#: That a character set begins (PS3.3 C.12.1.1.2, ISO 2022).
+_ESCAPE = re.compile(r"\x1b(?:\$[()*+]?[@-~]|[()*+\-./][@-~])")
 #: What an instance is, and of which series and study.
 _IDENTITY = ["StudyInstanceUID", "SeriesInstanceUID", "Modality", "SOPClassUID", "SOPInstanceUID"]
 
@@ -316,11 +320,7 @@ def _complete(header: Header) -> Header:
         for tag in list(header.keys()):
             try:
                 element = header[tag]
-                if element.VR == "SQ":
-                    for item in element.value:
-                        item.decode()
-                else:
-                    decode_element(element, given)
+                _decode(element, given)
             except (ValueError, TypeError, KeyError, AttributeError, OverflowError, NotImplementedError):
                 del header[tag]  # what is wrong is not handed on
     if not re.fullmatch(r"\d{3}[DWMY]", str(header.get("PatientAge") or "000Y")):
@@ -332,6 +332,22 @@ def _complete(header: Header) -> Header:
         if not header.get(keyword):
             raise ReadError(f"DICOM: the images have no {keyword}, so no result can be filed with them")
     return header
+
+
+def _decode(element: DataElement, character_set: Any) -> None:
+    """Turn the text of an element, or of all that a sequence holds, into Unicode."""
+    if element.VR == "SQ":
+        for item in element.value:
+            own = item.get("SpecificCharacterSet") or character_set
+            for inner in item:
+                _decode(inner, own)
+        return
+    decode_element(element, character_set)
+    if element.VR in _TEXTS and "\x1b" in str(element.value):
+        # Of ISO 2022 IR 58 pydicom decodes the signs and leaves the escapes between them.
+        values = element.value if element.VM > 1 else [element.value]
+        plain = [_ESCAPE.sub("", str(value)) for value in values]
+        element.value = plain if element.VM > 1 else plain[0]
 
 
 def corners_of(grid: Grid, points: Floats) -> Floats:
