@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,16 @@ from sagittal.jobs.packages import ServedModel, read_packages
 from sagittal.jobs.pool import Pool
 from sagittal.jobs.queue import Queue
 from sagittal.jobs.rules import ModelEntry
+
+_spec = importlib.util.spec_from_file_location(
+    "archive_fixtures", Path(__file__).parents[1] / "archive" / "conftest.py"
+)
+assert _spec is not None
+assert _spec.loader is not None
+_fixtures = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_fixtures)
+#: A PostgreSQL of the tests' own, and empty databases in it.
+postgresql, empty_postgresql = _fixtures.postgresql, _fixtures.empty_postgresql
 
 CR, CT = "1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.2"
 

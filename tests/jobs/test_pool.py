@@ -422,3 +422,13 @@ def test_many_callers_at_once(now: PredictNow, served: tuple[ServedModel, ...]) 
     assert len(found) == 80
     for one in found:
         assert [c["probability"] for c in one] == pytest.approx([c["probability"] for c in expected], abs=1e-6)
+
+
+def test_secrets_of_the_service_are_not_handed_to_a_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SAGITTAL_SERVE__METRICS__TOKEN", "a secret")
+    told = tmp_path / "environment"
+    script = f"import os; open({str(told)!r}, 'w').write(repr(dict(os.environ)))"
+    worker = Worker(Limits(), command=(sys.executable, "-c", script))
+    worker.process.wait(20)
+    assert "SAGITTAL_SERVE" not in told.read_text()
+    assert "OMP_NUM_THREADS" in told.read_text()

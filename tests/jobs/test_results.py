@@ -18,7 +18,7 @@ from sagittal.database.schema import conflicts, deliveries, instances, jobs, obj
 from sagittal.errors import ServeError
 from sagittal.jobs.answer_job import AnswerJob, ChooseJob, after_answer
 from sagittal.jobs.packages import ServedModel
-from sagittal.jobs.queue import Job, LeaseLostError, Queue
+from sagittal.jobs.queue import Job, LeaseLostError, Queue, switch_model
 from sagittal.jobs.results import keep_files, store_result
 from sagittal.jobs.supervise import Again, Work
 from sagittal.jobs.worker import AnswerError, WorkerEnded
@@ -139,7 +139,10 @@ def test_a_model_that_watches_is_neither_shown_nor_delivered(
     watching = rows(db, results)[1]
     assert (watching["role"], watching["replaced_by"]) == ("watches", None)
     assert len(rows(db, deliveries)) == 1
-    assert standing(db, chosen) == before
+    assert {**standing(db, chosen), "changed_at": 0} == {**before, "changed_at": 0}
+    kept = [row for row in rows(db, objects) if row["result_id"] == watching["id"]]
+    assert {(row["kind"], row["instance_id"]) for row in kept} == {("sc", None), ("json", None)}
+    assert len(rows(db, instances)) == 2  # the image and the answer's object
 
 
 @pytest.mark.parametrize("state", ["abstained", "refused"])
@@ -305,6 +308,21 @@ def test_a_dead_letter_is_seen_in_the_worklist_and_by_the_administrator(
     assert [event.code for event in open_events(db)] == ["dead-letter"]
 
 
+def test_while_late_images_come_the_worklist_says_so_and_tells_what_was_found_before(
+    db: Database,
+    queue: Queue,
+    answer: AnswerJob,
+    pool: FakePool,
+    chosen: int,
+    send: Callable[..., int],
+    headers: SimpleNamespace,
+) -> None:
+    pool.during = lambda: send(headers.picture(number=2), close=False)
+    do(queue, "answer", answer)
+    row = standing(db, chosen)
+    assert (row["status"], row["finding"]) == ("receiving", "malignant (93 %)")
+
+
 def test_while_it_is_at_work_the_worklist_says_so(
     db: Database, queue: Queue, answer: AnswerJob, pool: FakePool, chosen: int
 ) -> None:
@@ -312,6 +330,23 @@ def test_while_it_is_at_work_the_worklist_says_so(
     pool.during = lambda: seen.append(standing(db, chosen)["status"])
     do(queue, "answer", answer)
     assert seen == ["running"]
+
+
+def test_work_for_a_model_that_is_off_waits(
+    db: Database, queue: Queue, answer: AnswerJob, pool: FakePool, chosen: int
+) -> None:
+    switch_model(db, "chest", False, by="anna")
+    job = queue.lease(["answer"])
+    assert job is not None
+    with pytest.raises(Again, match="switched off") as told:
+        answer(Work(job))
+    assert not told.value.counts
+    assert pool.asked == []
+    assert standing(db, chosen)["status"] == "waiting"
+    queue.put_back(job)
+    switch_model(db, "chest", True, by="anna")
+    do(queue, "answer", answer)
+    assert len(pool.asked) == 1
 
 
 def test_a_model_of_another_version_is_not_asked(

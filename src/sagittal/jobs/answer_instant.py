@@ -16,6 +16,7 @@ from sagittal.jobs.answer_study import check_use
 from sagittal.jobs.plain_answer import plain_answer
 from sagittal.jobs.warm import model_facts
 from sagittal.model.load import AnyModel
+from sagittal.model.package import Model
 from sagittal.model.predictor import hold, to_failure
 from sagittal.prediction import Failure, Prediction
 from sagittal.read.sources import file_source
@@ -70,7 +71,9 @@ def answer_pictures(model: AnyModel, files: Sequence[bytes]) -> list[dict[str, A
                 read[n] = held
             except Exception as error:  # one bad picture never stops the rest
                 answers[n] = to_failure(NAME, error)
-        found = model.predict_many(read.values(), batch=max(len(read), 1), workers=1)
+        # In this thread: starting others would take longer than a small network.
+        together = model.predictor.predict_together if isinstance(model, Model) else model.predict_many
+        found = together(list(read.values()))
         for n, answer in zip(read, found, strict=True):
             answers[n] = answer
         facts = _facts(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from sagittal.jobs.results import Stored, find_result, store_result
 from sagittal.jobs.standing import refresh_study
 from sagittal.jobs.supervise import Again, Work
 from sagittal.jobs.worker import AnswerError, WorkerEnded
+
+#: Seconds until work for a model that is switched off is looked at again.
+OFF_S = 30.0
 
 
 class ChooseJob:
@@ -57,6 +61,8 @@ class AnswerJob:
     pool : Pool
     spool : Path
         Folder in which the processes of models write; emptied at the start.
+    language : str
+        Of the sentences in objects.
     stored : callable (Job, Stored), optional
         Told of each result.
     """
@@ -68,10 +74,11 @@ class AnswerJob:
         pool: Pool,
         spool: Path,
         *,
+        language: str = "en",
         stored: Callable[[Job, ServedModel, Stored], None] | None = None,
     ) -> None:
         self._queue, self._archive, self._pool, self._spool = queue, archive, pool, spool
-        self._stored = stored
+        self._language, self._stored = language, stored
         shutil.rmtree(spool, ignore_errors=True)
         spool.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -82,6 +89,8 @@ class AnswerJob:
         found = find_result(self._queue, job.study_id or 0, model.checksum, str(job.payload["inputs"]))
         if found is not None:
             return {"result": found, "already": True}
+        if model.name in models_off(self._queue.db):
+            raise Again(f"the model {model.name} is switched off", counts=False, wait_s=OFF_S)
         inputs = self._paths(job)
         self._show(job)
         folder = Path(tempfile.mkdtemp(prefix=f"job-{job.id}-", dir=self._spool))
@@ -114,6 +123,7 @@ class AnswerJob:
             "results": list(model.entry.results),
             "made_at": work.job.created_at,
             "explain_s": model.entry.explain_s,
+            "language": self._language,
         }
         try:
             return self._pool.answer(model.checksum, request, progress=work.advance)
@@ -142,7 +152,8 @@ class AnswerJob:
     def _show(self, job: Job) -> None:
         with self._queue.db.write() as c:
             if job.payload.get("role", "answers") == "answers":
-                c.execute(sa.update(studies).where(studies.c.id == job.study_id).values(status="running"))
+                now = {"status": "running", "changed_at": time.time()}
+                c.execute(sa.update(studies).where(studies.c.id == job.study_id).values(**now))
 
 
 def after_answer(queue: Queue, job: Job, ended: str) -> None:

@@ -99,6 +99,7 @@ class Pool:
         # Of its own: who listens to a process must not wait for a database.
         self._telling = ThreadPoolExecutor(1, thread_name_prefix="sagittal-pool")
         self._making = threading.Condition()
+        self._loading = threading.Lock()
         self._stopped = False
         each = threads or cores()
         self._places: dict[str, _Place] = {}
@@ -254,10 +255,11 @@ class Pool:
             if place.worker is not None and place.worker.alive and place.state == "ready":
                 return place.worker
             self._rest(place)
-            self._make_room(place)
             place.state, place.error = "loading", ""
             try:
-                place.worker = self._load(place)
+                with self._loading:  # two at once would each find the room that the other takes
+                    self._make_room(place)
+                    place.worker = self._load(place)
             except (SagittalError, OSError) as error:
                 place.state, place.error = "failed", str(error)
                 self._trouble(place, "model-not-loaded", f"it could not be loaded: {error}")

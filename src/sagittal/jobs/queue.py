@@ -208,6 +208,14 @@ class Queue:
                 )
         return None
 
+    def ready(self, kinds: Sequence[str]) -> list[str]:
+        """Those of some kinds of which a job may be taken now; none while the queue is paused."""
+        fit = self._waits(kinds, self.db.clock.now(), ())
+        with self.db.read() as c:
+            if self._paused(c):
+                return []
+            return list(c.execute(sa.select(jobs.c.kind).where(fit).distinct()).scalars())
+
     def _waits(self, kinds: Sequence[str], now: float, without: Sequence[str]) -> sa.ColumnElement[bool]:
         ready = sa.or_(
             sa.and_(jobs.c.state == "waiting", jobs.c.due_at <= now),

@@ -59,7 +59,9 @@ class Stored:
     deliveries: int = 0
 
 
-def keep_files(archive: Archive, spool: Path, made: Sequence[Mapping[str, Any]]) -> list[KeptObject]:
+def keep_files(
+    archive: Archive, spool: Path, made: Sequence[Mapping[str, Any]], *, shown: bool = True
+) -> list[KeptObject]:
     """Bring the files of a result into the archive, flushed to the disk.
 
     Parameters
@@ -69,6 +71,9 @@ def keep_files(archive: Archive, spool: Path, made: Sequence[Mapping[str, Any]])
         The folder that the model's process wrote them into.
     made : sequence of mapping
         With ``kind``, ``path`` (a name in that folder) and ``media_type``.
+    shown : bool
+        Whether DICOM objects become instances of the study, which viewers and queries see; those of a model that only
+        watches are files.
 
     Raises
     ------
@@ -85,7 +90,8 @@ def keep_files(archive: Archive, spool: Path, made: Sequence[Mapping[str, Any]])
         path = spool / name
         if path.is_symlink() or not path.is_file():
             raise ServeError("a model's process named a file that is not there")
-        kept.append(_keep_dicom(archive, path, one) if one["media_type"] == _DICOM else _keep_file(archive, path, one))
+        keep = _keep_dicom if shown and one["media_type"] == _DICOM else _keep_file
+        kept.append(keep(archive, path, one))
     return kept
 
 
@@ -150,7 +156,7 @@ def store_result(
     if found is not None:
         queue.finish(job, {"result": found, "already": True})
         return Stored(found, False)
-    kept = keep_files(archive, spool, answered["objects"])
+    kept = keep_files(archive, spool, answered["objects"], shown=model.answers)
     answer["notes"] = list(answered.get("notes", ()))
     with queue.db.write() as c:
         queue.hold_in(c, job)

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from sagittal.database.schema import jobs, results, studies
+from sagittal.database.schema import jobs, results, series, studies
 
 #: What the worklist shows where several models answer: the first of these that any of them has.
 _ORDER = ("failed", "refused", "abstained", "answered")
@@ -42,6 +42,9 @@ def refresh_study(c: sa.Connection, study_id: int, *, why: str = "") -> str:
     )
     states = _last_jobs(c, study_id)
     status = _status(states, [row["state"] for row in current])
+    coming = sa.and_(series.c.study_id == study_id, series.c.complete_at.is_(None))
+    if c.execute(sa.select(series.c.id).where(coming).limit(1)).first() is not None:
+        status = "receiving"  # what was found before is still told
     values: dict[str, Any] = {"status": status, "changed_at": time.time()}  # open pages look for what changed
     if current:
         confident = [row["confidence"] for row in current if row["confidence"] is not None]

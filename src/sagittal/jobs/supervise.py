@@ -21,8 +21,10 @@ from sagittal.jobs.queue import LEASE_S, Job, LeaseLostError, Queue
 
 _log = logging.getLogger(__name__)
 
-#: Seconds between two looks into an empty queue; what is queued by this process is taken at once.
+#: Seconds between two looks into the queue, by one thread for all; what is queued by this process is taken at once.
 LOOK_S = 0.25
+#: Seconds after which a thread that was not told of work looks by itself.
+_SLEEP_S = 5.0
 #: Seconds before the queue is asked again when it could not be reached; twice as long each time, up to half a minute.
 FIRST_WAIT_S = 1.0
 #: Errors that another try meets again.
@@ -140,7 +142,7 @@ class Supervisor:
         self._after = after
         self._stop = threading.Event()
         self._wake = threading.Condition()
-        self._woken = 0
+        self._woken = dict.fromkeys(self._handlers, 0)
         self._working: dict[str, Work] = {}
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -153,6 +155,7 @@ class Supervisor:
         for kind in self._handlers:
             for n in range(self._counts.get(kind, 1)):
                 self._begin(f"sagittal-{kind}-{n}", self._work, kind)
+        self._begin("sagittal-queue", self._look)
         self._begin("sagittal-heartbeat", self._beat)
         for tick in self._ticks:
             self._begin(f"sagittal-{tick.name}", self._tick, tick)
@@ -162,10 +165,17 @@ class Supervisor:
         self._threads.append(thread)
         thread.start()
 
-    def wake(self) -> None:
-        """Look into the queue at once: something was put there."""
+    def wake(self, kinds: Sequence[str] | None = None) -> None:
+        """Look into the queue at once: something was put there.
+
+        Parameters
+        ----------
+        kinds : sequence of str, optional
+            Of jobs; all where left out.
+        """
         with self._wake:
-            self._woken += 1
+            for kind in self._handlers if kinds is None else kinds:
+                self._woken[kind] += 1
             self._wake.notify_all()
 
     @property
@@ -207,7 +217,7 @@ class Supervisor:
         failures = 0
         while not self._stop.is_set():
             with self._wake:
-                seen = self._woken
+                seen = self._woken[kind]
             try:
                 job = self.queue.lease([kind], lease_s=self._lease_s, without=self._left_out())
                 if failures:
@@ -220,10 +230,21 @@ class Supervisor:
                 continue
             if job is None:
                 with self._wake:
-                    if self._woken == seen and not self._stop.is_set():
-                        self._wake.wait(LOOK_S)
+                    self._wake.wait_for(lambda seen=seen: self._woken[kind] != seen, _SLEEP_S)  # type: ignore[misc]
                 continue
             self._do(job)
+
+    def _look(self) -> None:
+        """Tell the threads of what others have put into the queue, and of what is due now."""
+        kinds = list(self._handlers)
+        while not self._stop.wait(LOOK_S):
+            try:
+                ready = self.queue.ready(kinds)
+            except Exception as error:
+                _log.debug("the queue cannot be looked at: %s", _words(error))
+                continue
+            if ready:
+                self.wake(ready)
 
     def _do(self, job: Job) -> None:
         work = Work(job)

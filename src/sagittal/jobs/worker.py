@@ -149,7 +149,9 @@ class Worker:
         self._at, self._progress = -1, 0.0
         self.most_bytes = 0
         self.ended: WorkerEnded | None = None
-        environment = {**os.environ, "OMP_NUM_THREADS": str(limits.threads), "MKL_NUM_THREADS": str(limits.threads)}
+        # The service's settings may hold secrets, which are no concern of a process that reads strangers' files.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SAGITTAL_SERVE")}
+        environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(limits.threads))
         try:
             self.process = subprocess.Popen(  # noqa: S603
                 [*command, str(limits.memory_bytes)],
