@@ -119,6 +119,7 @@ def change_entry(raw: bytearray, rng: random.Random) -> None:
 
 RULES = {
     "dicom": change_element,
+    "received": change_element,
     "mha": change_text,
     "nifti": change_head,
     "npz": change_head,

@@ -21,7 +21,8 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(
-    include=["sagittal.read", "sagittal.formats", "sagittal.guard", "pydicom", "nibabel"], enable_loader_override=False
+    include=["sagittal.read", "sagittal.formats", "sagittal.guard", "sagittal.archive", "pydicom", "nibabel"],
+    enable_loader_override=False,
 ):
     from sagittal.errors import SagittalError
     from targets import read_mutant

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-FORMATS = ("dicom", "nifti", "nrrd", "mha", "picture", "npz", "outlines", "zip")
+FORMATS = ("dicom", "nifti", "nrrd", "mha", "picture", "npz", "outlines", "zip", "received")
 #: Real files up to this size are taken: mutation of a few bytes in megabytes finds little.
 MOST_BYTES = 300_000
 
@@ -46,6 +46,7 @@ def _real(kind: str) -> list[Path]:
         "npz": (),
         "outlines": ("dicom/seg/segmentations/*.dcm", "dicom/seg/sr-example/seg.dcm", "dicom/rtstruct/**/*rt.dcm"),
         "zip": (),
+        "received": ("dicom/seg/sr-example/*.dcm", "dicom/rtstruct/**/*rt.dcm", "dicom/geometry/**/*.dcm"),
     }
     found = [path for pattern in patterns[kind] for path in sorted(data.glob(pattern)) if path.is_file()]
     found = [path for path in found if path.stat().st_size <= MOST_BYTES]
@@ -143,6 +144,29 @@ def _dicom() -> Iterator[tuple[str, bytes]]:
         groups.append(group)
     enhanced.PerFrameFunctionalGroupsSequence = groups
     yield _dump(enhanced)
+
+
+def _received() -> Iterator[tuple[str, bytes]]:
+    """What is sent to the archive: images, and objects with sequences in sequences, text of several character sets."""
+    from pydicom.dataset import Dataset
+
+    yield from _dicom()
+    for syntax in ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"):
+        report = _header(_volume("u2", (2, 2)), syntax, Modality="SR", SpecificCharacterSet="ISO_IR 192")
+        report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.33"
+        report.PatientName, report.StudyDescription = "Wang^XiaoDong=王^小东", "Thorax"
+        item = Dataset()
+        item.TextValue = "word"
+        for _ in range(8):
+            outer = Dataset()
+            outer.ContentSequence, outer.ValueType = [item, item], "CONTAINER"
+            item = outer
+        report.ContentSequence = [item]
+        report["ContentSequence"].is_undefined_length = True
+        yield _dump(report)
+    chinese = _header(_volume("u2", (4, 4)), "1.2.840.10008.1.2.1", PixelData=_volume("u2", (4, 4)).tobytes())
+    chinese.SpecificCharacterSet, chinese.PatientName = ["", "ISO 2022 IR 58"], "Zhang^XiaoDong=张^小东"
+    yield _dump(chinese)
 
 
 def _nifti() -> Iterator[tuple[str, bytes]]:
@@ -328,6 +352,7 @@ def _zip() -> Iterator[tuple[str, bytes]]:
 
 MAKERS: dict[str, Callable[[], Iterator[tuple[str, bytes]]]] = {
     "dicom": _dicom,
+    "received": _received,
     "mha": _mha,
     "nifti": _nifti,
     "npz": _npz,

@@ -23,7 +23,11 @@ def read_mutant(kind: str, path: Path, series: Sequence[Path]) -> None:
     series : sequence of Path
         The images that segmentations and structure sets refer to.
     """
-    if kind == "zip":
+    if kind == "received":
+        from receiving import receive_mutant  # the archive is opened when it is first asked for
+
+        receive_mutant(path)
+    elif kind == "zip":
         with unpacked(path) as folder:
             sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     elif kind == "outlines":

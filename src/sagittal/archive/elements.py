@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import struct
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from sagittal.archive.refused import Refused
 from sagittal.guard.limits import MAX_SEQUENCE_DEPTH
@@ -28,6 +29,7 @@ _SHORT = frozenset(
         *(b"SS", b"ST", b"TM", b"UI", b"UL", b"US"),
     }
 )
+_UNTOLD = frozenset({b"", b"UN"})
 _ITEM, _ITEM_END, _END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 #: Of both byte orders: tag halves and a length, value representation and a short length, a long length.
 _ORDERS = {
@@ -117,14 +119,9 @@ def find_elements(data: Bytes, size: int) -> Elements:
     Refused
         If it is no DICOM file, is cut off, or is nested too deep.
     """
-    try:
-        found = _find_meta(data, size)
-        if not found.syntax.startswith("1.2.840.10008.1.2.1.99") and found.syntax not in _DEFLATED_TOO:
-            _walk(found, found.start, size)
-    except (struct.error, IndexError) as error:
-        if len(data) < size:
-            raise More from error
-        raise Refused("unreadable", "the file is cut off in its header") from error
+    found = find_meta(data, size)
+    if found.syntax not in _DEFLATED:
+        find_data_set(found, size)
     return found
 
 
@@ -136,6 +133,29 @@ def find_meta(data: Bytes, size: int) -> Elements:
         if len(data) < size:
             raise More from error
         raise Refused("unreadable", "the file is cut off in its file meta information") from error
+
+
+def find_data_set(found: Elements, size: int) -> None:
+    """Find the elements of a data set, from where it begins; those found before an exception are there.
+
+    Parameters
+    ----------
+    found : Elements
+        Its places are filled in.
+    size : int
+        Bytes of the whole file.
+
+    Raises
+    ------
+    More, Refused
+        As :func:`find_elements`.
+    """
+    try:
+        _walk(found, found.start, size)
+    except (struct.error, IndexError) as error:
+        if len(found.data) < size:
+            raise More from error
+        raise Refused("unreadable", "the file is cut off in its header") from error
 
 
 def _find_meta(data: Bytes, size: int) -> Elements:
@@ -169,8 +189,8 @@ def _find_meta(data: Bytes, size: int) -> Elements:
     return Elements(syntax, at, data, meta)
 
 
-#: JPIP Referenced Deflate and the like; refused later with the reason.
-_DEFLATED_TOO = frozenset({"1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
+#: Syntaxes whose data sets are not walked: they are refused, with the reason.
+_DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
 
 
 def _walk(found: Elements, at: int, size: int) -> None:
@@ -196,7 +216,7 @@ def _walk(found: Elements, at: int, size: int) -> None:
                     return
                 raise Refused("unreadable", "the header is damaged: an unknown value representation")
         tag = group << 16 | element
-        if tag < 0x00080000 or group == 0xFFFE:
+        if group < 3 or group == 0xFFFE:  # commands and file meta information; ends of sequences
             if _only_zeros(data, at, size):
                 return
             raise Refused("unreadable", "the header is damaged: an element that does not belong into a data set")
@@ -222,10 +242,11 @@ def _walk(found: Elements, at: int, size: int) -> None:
                 raise Refused(
                     "unreadable", "cut off: an element before the pixel data reaches past the end of the file"
                 )
-            if length >= 8 and (vr == b"SQ" or (vr in {b"", b"UN"} and data[start : start + 4] == item)):
+            if length >= 8 and (vr == b"SQ" or (vr in _UNTOLD and data[start : start + 4] == item)):
                 if end > known:
                     raise More
-                _check_depth(data, start, end, implicit, found.order, left, sure=vr == b"SQ")
+                sure = vr == b"SQ" or tag in sequences()
+                _check_depth(data, start, end, implicit or vr == b"UN", found.order, left, sure=sure)
             places[tag] = (vr, start, length)
             at = end
         if left[0] < 0:
@@ -237,10 +258,18 @@ def _only_zeros(data: Bytes, at: int, size: int) -> bool:
     return size - at <= 65536 and len(data) >= size and not data[at:size].strip(b"\0")
 
 
+@lru_cache(maxsize=1)
+def sequences() -> frozenset[int]:
+    """Tags that are sequences by the standard's dictionary: all that tells them where no value representation is written."""
+    from pydicom._dicom_dict import DicomDictionary
+
+    return frozenset(tag for tag, entry in DicomDictionary.items() if entry[0] == "SQ")
+
+
 def _check_depth(data: Bytes, start: int, end: int, implicit: bool, order: str, left: list[int], *, sure: bool) -> None:
     """Walk a sequence of defined length for its depth; one that only looks like a sequence may be anything."""
     try:
-        _sequence_end(data, start, end, implicit or not sure, order if sure else "<", left)
+        _sequence_end(data, start, end, implicit, order, left)
     except Refused as error:
         if sure or error.code == "too-deep":
             raise
@@ -279,6 +308,8 @@ def _sequence_end(data: Bytes, at: int, end: int, implicit: bool, order: str, le
                 elif vr not in _SHORT:
                     raise Refused("unreadable", "the header is damaged: an unknown value representation in a sequence")
             at += 8
+            if implicit and length >= 8 and (group << 16 | element) in sequences():
+                vr = b"SQ"
             if length == _UNDEFINED and vr == b"UN":  # implicit little endian inside, and nothing explicit in there
                 left[0] -= count
                 at, count = _sequence_end(data, at, 0, True, "<", left), 0

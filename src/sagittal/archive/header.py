@@ -20,6 +20,7 @@ from sagittal.guard.limits import as_read_error
 
 _UID = re.compile(r"[0-9]+(?:\.[0-9]+)*", re.ASCII)
 _NATIVE = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
+_DIRECTORY = b"1.2.840.10008.1.3.10"
 _PIXELS, _FLOATS, _DOUBLES = 0x7FE00010, 0x7FE00008, 0x7FE00009
 
 #: Attributes that a search returns at each level, tag -> value representation (PS3.18 Tables 10.6.3-3 to 10.6.3-5, and
@@ -180,6 +181,8 @@ def read_header(elements: Elements, size: int, *, default_character_set: str = "
         not fit rows, columns and frames.
     """
     check_syntax(elements.syntax)
+    if elements.raw_meta(0x00020002).rstrip(b"\0 ") == _DIRECTORY:
+        raise Refused("unsupported", "a DICOMDIR is a list of files on a disc: send the files that it names")
     texts = Texts(elements.raw(0x00080005), default_character_set)
     header = Header(
         elements,

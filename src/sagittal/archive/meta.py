@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import re
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 
+from sagittal.archive.elements import Elements, More, find_data_set
 from sagittal.archive.header import uid_of
 from sagittal.archive.refused import Refused
 
 #: How a TIFF file begins; PS3.10 7.1 keeps the preamble free for such dual files.
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PREAMBLE = 128
+#: Bytes in which a file without file meta information must have named its class and instance.
+NEEDED = 2**16
+#: Who writes the file meta information: a UID made of a random UUID (PS3.5 B.2).
+IMPLEMENTATION = "2.25.169968275881052848096463636595026866228"
 _AE = re.compile(rb"[\x20-\x7e]{1,16}")
 
 
@@ -72,6 +78,42 @@ def _element(element: int, vr: bytes, value: bytes) -> bytes:
     if vr == b"OB":
         return struct.pack("<HH2sHI", 2, element, vr, 0, len(value)) + value
     return struct.pack("<HH2sH", 2, element, vr, len(value)) + value
+
+
+def is_part_10(start: bytes | bytearray) -> bool:
+    """Whether a stream begins as PS3.10 says, as far as it goes."""
+    mark = bytes(start[PREAMBLE : PREAMBLE + 4])
+    return b"DICM".startswith(mark) if len(start) < PREAMBLE + 4 else mark == b"DICM"
+
+
+def with_meta(start: bytes) -> bytes:
+    """The beginning of a file that lacks the preamble, or the file meta information too, with what it lacks.
+
+    Files from before 1996, and of some programs today, begin with group 2 or 8. Without file meta information they are
+    in implicit little endian, or in explicit if their first element carries a value representation.
+
+    Parameters
+    ----------
+    start : bytes
+        All of the file, or at least :data:`NEEDED` bytes.
+
+    Raises
+    ------
+    Refused
+        If it is no DICOM file.
+    """
+    if start.startswith(b"\x02\x00"):
+        return b"\0" * PREAMBLE + b"DICM" + start
+    if not start.startswith(b"\x08\x00") or len(start) < 16:
+        raise Refused("unreadable", "not a DICOM file: the mark DICM at byte 128 is missing")
+    explicit = start[4:6].isalpha() and start[4:6].isupper()
+    found = Elements("1.2.840.10008.1.2.1" if explicit else "1.2.840.10008.1.2", 0, start)
+    with suppress(More):
+        find_data_set(found, 2**62)
+    uids = [
+        uid_of(found.raw(tag), what) for tag, what in ((0x00080016, "SOP Class UID"), (0x00080018, "SOP Instance UID"))
+    ]
+    return FileMeta(uids[0], uids[1], found.syntax, IMPLEMENTATION).encode() + start
 
 
 def harmless(start: bytes) -> tuple[bytes, bool]:

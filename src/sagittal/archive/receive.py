@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from sagittal.archive.disk import flush, hold, told, write_all
 from sagittal.archive.elements import More, find_elements, find_meta
 from sagittal.archive.header import Header, check_syntax, read_header
-from sagittal.archive.meta import PREAMBLE, FileMeta, harmless
+from sagittal.archive.meta import NEEDED, PREAMBLE, FileMeta, harmless, is_part_10, with_meta
 from sagittal.archive.refused import Refused
 from sagittal.archive.rows import Arrival
 from sagittal.errors import ServeError
@@ -64,6 +64,7 @@ class Incoming:
         self._size = 0
         self._head = b""  # the beginning of what was written, for its header
         self._begun = False
+        self._start = bytearray()  # until it is clear what it is
         self._file = -1
         self._part = Path()
         self._over = False
@@ -102,13 +103,12 @@ class Incoming:
             if self._size + len(piece) > self._archive.limits.most_object:
                 raise Refused("too-large", f"more than the {self._archive.limits.most_object:,} bytes that are allowed")
             if not self._begun:
-                piece = b"".join((*self._pieces, piece))
-                if len(piece) < PREAMBLE + 4:
-                    self._pieces = [piece]
+                self._start += piece
+                if len(self._start) < (PREAMBLE + 4 if is_part_10(self._start) else NEEDED):
                     return
-                self._pieces, self._begun = [], True
-                piece, self.cleaned = harmless(piece)
-            self._take(piece)
+                self._begin()
+            else:
+                self._take(piece)
         except BaseException as error:
             self._fail(error)
             raise
@@ -141,7 +141,7 @@ class Incoming:
         if self._over:
             return
         self._over = True
-        self._pieces, self._head = [], b""
+        self._pieces, self._head, self._start = [], b"", bytearray()
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -153,6 +153,11 @@ class Incoming:
     def _fail(self, error: BaseException) -> None:
         self.abandon()
         self._archive.failed(self._source, error)
+
+    def _begin(self) -> None:
+        start, self._start, self._begun = bytes(self._start), bytearray(), True
+        start, self.cleaned = harmless(start if is_part_10(start) else with_meta(start))
+        self._take(start)
 
     def _take(self, piece: bytes) -> None:
         self._sha.update(piece)
@@ -180,7 +185,7 @@ class Incoming:
 
     def _finish(self) -> Receipt:
         if not self._begun:
-            raise Refused("unreadable", "not a DICOM file: it has fewer bytes than a preamble")
+            self._begin()
         if self._file < 0:
             header = self._understood(b"".join(self._pieces))
             with told():
