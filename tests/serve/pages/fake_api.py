@@ -553,6 +553,11 @@ def make_fake(data: Path, phantoms: Phantoms) -> tuple[FastAPI, Fake]:
             return {"ok": True, "seconds": 0.02, "message": "C-ECHO answered"}
         return {"status": "done"}
 
+    @app.patch("/api/me")
+    async def change_me(request: Request) -> dict[str, str]:
+        fake.language = (await request.json()).get("language", "")
+        return {"status": "done"}
+
     @app.get("/api/changes")
     async def changes(request: Request) -> Response:
         queue: asyncio.Queue[str] = asyncio.Queue()
@@ -612,30 +617,304 @@ def _matches(row: dict[str, Any], q: Any) -> bool:
 
 
 def _admin(fake: Fake) -> dict[str, Any]:
-    job = {"priority": 0, "attempts": 2, "most_attempts": 5, "progress": 0.0, "error": "", "created_at": now(9), "due_at": now(-2), "finished_at": None}
+    job = {
+        "priority": 0,
+        "attempts": 2,
+        "most_attempts": 5,
+        "progress": 0.0,
+        "error": "",
+        "created_at": now(9),
+        "due_at": now(-2),
+        "finished_at": None,
+    }
     jobs = [
         job | {"id": 91, "kind": "answer", "state": "leased", "study_id": 7, "attempts": 1},
-        job | {"id": 92, "kind": "deliver", "state": "waiting", "study_id": 1, "error": "the PACS does not answer (connection refused)"},
-        job | {"id": 88, "kind": "answer", "state": "dead", "study_id": 9, "attempts": 5, "error": "the model's process was stopped: it took more than 4.0 GiB"},
+        job
+        | {
+            "id": 92,
+            "kind": "deliver",
+            "state": "waiting",
+            "study_id": 1,
+            "error": "the PACS does not answer (connection refused)",
+        },
+        job
+        | {
+            "id": 88,
+            "kind": "answer",
+            "state": "dead",
+            "study_id": 9,
+            "attempts": 5,
+            "error": "the model's process was stopped: it took more than 4.0 GiB",
+        },
     ]
-    model = {"version": "1.2.0", "role": "answers", "task": "detect", "state": "ready", "busy": 0, "bytes": 612_000_000, "most_bytes": 4_294_967_296, "used": 0.0, "error": "", "intended_use": {k: v for k, v in INTENDED.items() if k not in ("task", "classes")}, "classes": ["nodule", "mass"]}
+    model = {
+        "version": "1.2.0",
+        "role": "answers",
+        "task": "detect",
+        "state": "ready",
+        "busy": 0,
+        "bytes": 612_000_000,
+        "most_bytes": 4_294_967_296,
+        "used": 0.0,
+        "error": "",
+        "intended_use": {k: v for k, v in INTENDED.items() if k not in ("task", "classes")},
+        "classes": ["nodule", "mass"],
+    }
     share = {"accept": 31, "correct": 6, "reject": 3, "n": 40, "agreement": 0.775, "low": 0.625, "high": 0.877}
     periods = [
-        {"model": "lung-nodules", "begin": (datetime(2026, 9, 7) + timedelta(weeks=n)).date().isoformat(), "accept": 5 + n % 4, "correct": 1 + n % 2, "reject": n % 3 // 2, "n": 6 + n % 4 + n % 2 + n % 3 // 2, "agreement": (5 + n % 4) / (6 + n % 4 + n % 2 + n % 3 // 2), "low": 0.4, "high": 0.95}
+        {
+            "model": "lung-nodules",
+            "begin": (datetime(2026, 9, 7) + timedelta(weeks=n)).date().isoformat(),
+            "accept": 5 + n % 4,
+            "correct": 1 + n % 2,
+            "reject": n % 3 // 2,
+            "n": 6 + n % 4 + n % 2 + n % 3 // 2,
+            "agreement": (5 + n % 4) / (6 + n % 4 + n % 2 + n % 3 // 2),
+            "low": 0.4,
+            "high": 0.95,
+        }
         for n in range(10)
     ]
     return {
-        "models": {"models": [model | {"name": "lung-nodules", "on": fake.models_on["lung-nodules"]}, model | {"name": "lungs", "task": "segment", "on": fake.models_on["lungs"], "state": "cold", "bytes": 0}, model | {"name": "lung-nodules", "version": "0.9.0", "role": "watches", "on": True}]},
-        "rules": {"rules": [{"model": "lung-nodules", "version": "1.2.0", "role": "answers", "urgency": 1, "inputs": ["image"], "series": [{"modality": ["CT"], "body_part": ["CHEST"], "description": "lung|chest", "exclude": "scout", "thickness_mm": [0, 6], "contrast": None, "manufacturer": "", "images_least": 20, "images_most": 0, "captures": False, "prefer": "thinnest", "image": ""}], "results": ["seg", "sr", "sc", "json"], "to": ["pacs"], "intended_use": {}}], "completeness": {"silence_s": 30.0, "commitment": True}},
-        "destinations": {"destinations": [{"name": "pacs", "kind": "dicom", "host": "pacs.hospital.example", "port": 104, "ae_title": "PACS", "deliveries": {"confirmed": 212, "sent": 3, "failed": 1}, "last_sent_at": now(5), "trouble": {"code": "away", "message": "does not answer (connection refused); 4 deliveries wait"}}, {"name": "folder", "kind": "folder", "folder": "/srv/results", "deliveries": {"sent": 216}, "last_sent_at": now(5), "trouble": None}]},
-        "jobs": {"jobs": jobs, "next": None, "counts": {"answer": {"leased": 1, "dead": 1, "done": 230}, "deliver": {"waiting": 1}}, "paused": fake.paused},
-        "events": {"events": [{"id": 1, "code": "destination-away", "about": "pacs", "level": "error", "message": "The PACS does not answer (connection refused). Results wait and are sent when it is back.", "first_at": now(42), "last_at": now(1), "count": 17, "over_at": None}, {"id": 2, "code": "disk-low", "about": "archive", "level": "warning", "message": "9.1 GiB are free; below 5.0 GiB no more studies are taken.", "first_at": now(300), "last_at": now(20), "count": 3, "over_at": None}, {"id": 3, "code": "started", "about": "", "level": "info", "message": "The service was started again; 2 jobs were taken up.", "first_at": now(900), "last_at": now(900), "count": 1, "over_at": now(899)}]},
-        "storage": {"used": 412_000_000_000, "free": 9_800_000_000, "total": 500_000_000_000, "reserve": 5_368_709_120, "studies": 3120, "instances": 812_345, "oldest_check": now(40000), "last_check": now(65), "damaged": 1, "damage": {"altered": 1}},
-        "conflicts": {"conflicts": [{"id": 4, "study_id": 2, "series_id": 1, "instance_id": 77, "size": 526_338, "source": "dicom CT2", "arrived_at": now(30), "first_source": "dicom CT1", "first_at": now(80), "settled_at": None, "settled_by": "", "decision": ""}]},
-        "refusals": {"refusals": [{"id": 3, "at": now(12), "source": "dicom CT1", "code": "no-pixel-data", "reason": "CT Image Storage without PixelData; expected 524,288 bytes", "count": 2}, {"id": 2, "at": now(600), "source": "rest", "code": "zip-bomb", "reason": "1,048,576 bytes unpack to more than 1 GiB", "count": 1}], "next": None},
-        "users": {"users": [{"id": 1, "name": "dr.synthetic", "role": "administrator", "language": "en", "active": True, "has_password": True, "by_provider": False, "created_at": now(90000)}, {"id": 2, "name": NASTY, "role": "reader", "language": "", "active": True, "has_password": False, "by_provider": True, "created_at": now(80000)}, {"id": 3, "name": "pacs-bridge", "role": "machine", "language": "", "active": False, "has_password": False, "by_provider": False, "created_at": now(70000)}]},
-        "tokens": {"tokens": [{"id": 1, "user_id": 3, "user": "pacs-bridge", "name": "nightly upload", "created_at": now(70000), "expires_at": now(-400000), "used_at": now(300), "revoked_at": None}, {"id": 2, "user_id": 1, "user": "dr.synthetic", "name": "notebook", "created_at": now(60000), "expires_at": None, "used_at": None, "revoked_at": now(1000)}]},
-        "audit": {"records": [{"number": 40 - n, "at": now(3 * n), "actor": "dr.synthetic" if n % 3 else "CT1", "role": "administrator" if n % 3 else "machine", "address": "127.0.0.1", "action": ("view", "login", "review", "settings")[n % 4], "study_id": 1 + n if n % 4 in (0, 2) else None, "outcome": "refused" if n == 5 else "done", "details": {"result": 10, "verdict": "accept"} if n % 4 == 2 else {}, "hash": "ab" * 32} for n in range(14)], "next": None},
+        "models": {
+            "models": [
+                model | {"name": "lung-nodules", "on": fake.models_on["lung-nodules"]},
+                model
+                | {"name": "lungs", "task": "segment", "on": fake.models_on["lungs"], "state": "cold", "bytes": 0},
+                model | {"name": "lung-nodules", "version": "0.9.0", "role": "watches", "on": True},
+            ]
+        },
+        "rules": {
+            "rules": [
+                {
+                    "model": "lung-nodules",
+                    "version": "1.2.0",
+                    "role": "answers",
+                    "urgency": 1,
+                    "inputs": ["image"],
+                    "series": [
+                        {
+                            "modality": ["CT"],
+                            "body_part": ["CHEST"],
+                            "description": "lung|chest",
+                            "exclude": "scout",
+                            "thickness_mm": [0, 6],
+                            "contrast": None,
+                            "manufacturer": "",
+                            "images_least": 20,
+                            "images_most": 0,
+                            "captures": False,
+                            "prefer": "thinnest",
+                            "image": "",
+                        }
+                    ],
+                    "results": ["seg", "sr", "sc", "json"],
+                    "to": ["pacs"],
+                    "intended_use": {},
+                }
+            ],
+            "completeness": {"silence_s": 30.0, "commitment": True},
+        },
+        "destinations": {
+            "destinations": [
+                {
+                    "name": "pacs",
+                    "kind": "dicom",
+                    "host": "pacs.hospital.example",
+                    "port": 104,
+                    "ae_title": "PACS",
+                    "deliveries": {"confirmed": 212, "sent": 3, "failed": 1},
+                    "last_sent_at": now(5),
+                    "trouble": {"code": "away", "message": "does not answer (connection refused); 4 deliveries wait"},
+                },
+                {
+                    "name": "folder",
+                    "kind": "folder",
+                    "folder": "/srv/results",
+                    "deliveries": {"sent": 216},
+                    "last_sent_at": now(5),
+                    "trouble": None,
+                },
+            ]
+        },
+        "jobs": {
+            "jobs": jobs,
+            "next": None,
+            "counts": {"answer": {"leased": 1, "dead": 1, "done": 230}, "deliver": {"waiting": 1}},
+            "paused": fake.paused,
+        },
+        "events": {
+            "events": [
+                {
+                    "id": 1,
+                    "code": "destination-away",
+                    "about": "pacs",
+                    "level": "error",
+                    "message": "The PACS does not answer (connection refused). Results wait and are sent when it is back.",
+                    "first_at": now(42),
+                    "last_at": now(1),
+                    "count": 17,
+                    "over_at": None,
+                },
+                {
+                    "id": 2,
+                    "code": "disk-low",
+                    "about": "archive",
+                    "level": "warning",
+                    "message": "9.1 GiB are free; below 5.0 GiB no more studies are taken.",
+                    "first_at": now(300),
+                    "last_at": now(20),
+                    "count": 3,
+                    "over_at": None,
+                },
+                {
+                    "id": 3,
+                    "code": "started",
+                    "about": "",
+                    "level": "info",
+                    "message": "The service was started again; 2 jobs were taken up.",
+                    "first_at": now(900),
+                    "last_at": now(900),
+                    "count": 1,
+                    "over_at": now(899),
+                },
+            ]
+        },
+        "storage": {
+            "used": 412_000_000_000,
+            "free": 9_800_000_000,
+            "total": 500_000_000_000,
+            "reserve": 5_368_709_120,
+            "studies": 3120,
+            "instances": 812_345,
+            "oldest_check": now(40000),
+            "last_check": now(65),
+            "damaged": 1,
+            "damage": {"altered": 1},
+        },
+        "conflicts": {
+            "conflicts": [
+                {
+                    "id": 4,
+                    "study_id": 2,
+                    "series_id": 1,
+                    "instance_id": 77,
+                    "size": 526_338,
+                    "source": "dicom CT2",
+                    "arrived_at": now(30),
+                    "first_source": "dicom CT1",
+                    "first_at": now(80),
+                    "settled_at": None,
+                    "settled_by": "",
+                    "decision": "",
+                }
+            ]
+        },
+        "refusals": {
+            "refusals": [
+                {
+                    "id": 3,
+                    "at": now(12),
+                    "source": "dicom CT1",
+                    "code": "no-pixel-data",
+                    "reason": "CT Image Storage without PixelData; expected 524,288 bytes",
+                    "count": 2,
+                },
+                {
+                    "id": 2,
+                    "at": now(600),
+                    "source": "rest",
+                    "code": "zip-bomb",
+                    "reason": "1,048,576 bytes unpack to more than 1 GiB",
+                    "count": 1,
+                },
+            ],
+            "next": None,
+        },
+        "users": {
+            "users": [
+                {
+                    "id": 1,
+                    "name": "dr.synthetic",
+                    "role": "administrator",
+                    "language": "en",
+                    "active": True,
+                    "has_password": True,
+                    "by_provider": False,
+                    "created_at": now(90000),
+                },
+                {
+                    "id": 2,
+                    "name": NASTY,
+                    "role": "reader",
+                    "language": "",
+                    "active": True,
+                    "has_password": False,
+                    "by_provider": True,
+                    "created_at": now(80000),
+                },
+                {
+                    "id": 3,
+                    "name": "pacs-bridge",
+                    "role": "machine",
+                    "language": "",
+                    "active": False,
+                    "has_password": False,
+                    "by_provider": False,
+                    "created_at": now(70000),
+                },
+            ]
+        },
+        "tokens": {
+            "tokens": [
+                {
+                    "id": 1,
+                    "user_id": 3,
+                    "user": "pacs-bridge",
+                    "name": "nightly upload",
+                    "created_at": now(70000),
+                    "expires_at": now(-400000),
+                    "used_at": now(300),
+                    "revoked_at": None,
+                },
+                {
+                    "id": 2,
+                    "user_id": 1,
+                    "user": "dr.synthetic",
+                    "name": "notebook",
+                    "created_at": now(60000),
+                    "expires_at": None,
+                    "used_at": None,
+                    "revoked_at": now(1000),
+                },
+            ]
+        },
+        "audit": {
+            "records": [
+                {
+                    "number": 40 - n,
+                    "at": now(3 * n),
+                    "actor": "dr.synthetic" if n % 3 else "CT1",
+                    "role": "administrator" if n % 3 else "machine",
+                    "address": "127.0.0.1",
+                    "action": ("view", "login", "review", "settings")[n % 4],
+                    "study_id": 1 + n if n % 4 in (0, 2) else None,
+                    "outcome": "refused" if n == 5 else "done",
+                    "details": {"result": 10, "verdict": "accept"} if n % 4 == 2 else {},
+                    "hash": "ab" * 32,
+                }
+                for n in range(14)
+            ],
+            "next": None,
+        },
         "audit/verify": {"sound": True, "records": 1234, "head": "ab" * 32, "problem": ""},
-        "agreement": {"by": "week", "all": share, "models": [{"model": "lung-nodules", "version": "1.2.0", "role": "answers", **share}, {"model": "lung-nodules", "version": "0.9.0", "role": "watches", **share}], "periods": periods},
+        "agreement": {
+            "by": "week",
+            "all": share,
+            "models": [
+                {"model": "lung-nodules", "version": "1.2.0", "role": "answers", **share},
+                {"model": "lung-nodules", "version": "0.9.0", "role": "watches", **share},
+            ],
+            "periods": periods,
+        },
     }

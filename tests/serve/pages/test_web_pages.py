@@ -127,7 +127,9 @@ def test_scripts_are_small_and_say_what_they_are() -> None:
         assert len(text.splitlines()) <= 420, path.name
 
 
-@pytest.mark.parametrize("address", ["/", "/study/5", "/agreement", "/admin", "/account", "/signin", "/link", "/link/abc"])
+@pytest.mark.parametrize(
+    "address", ["/", "/study/5", "/agreement", "/admin", "/account", "/signin", "/link", "/link/abc"]
+)
 def test_pages_are_sent_under_the_policy(client: TestClient, address: str) -> None:
     answer = client.get(address)
     assert answer.status_code == 200
@@ -147,7 +149,8 @@ def test_a_browser_that_has_a_page_is_not_sent_it_again(client: TestClient) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["../web_pages.py", "..%2fweb_pages.py", "text/../../config.py", "worklist.html", "code", "code/", "x.js", "%00"]
+    "name",
+    ["../web_pages.py", "..%2fweb_pages.py", "text/../../config.py", "worklist.html", "code", "code/", "x.js", "%00"],
 )
 def test_nothing_but_the_listed_files_is_served(client: TestClient, name: str) -> None:
     assert client.get(f"/assets/{name}").status_code == 404

@@ -40,7 +40,9 @@ def test_waiting_times_go_on_and_those_of_answers_do_not(open_page: Open) -> Non
     page = open_page("/")
     waiting, answered = (page.locator(f"tr[data-id='{n}'] td:nth-child(3)") for n in (8, 1))
     before, still = waiting.inner_text(), answered.inner_text()
-    page.wait_for_function("text => document.querySelector(\"tr[data-id='8'] td:nth-child(3)\").textContent !== text", arg=before)
+    page.wait_for_function(
+        "text => document.querySelector(\"tr[data-id='8'] td:nth-child(3)\").textContent !== text", arg=before
+    )
     assert answered.inner_text() == still
 
 

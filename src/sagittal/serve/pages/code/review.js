@@ -151,7 +151,7 @@ export class Review {
     place.hidden = false;
     byId("result").hidden = true;
     this.given.redrawn();
-    /** @type {HTMLElement|null} */ (place.querySelector("input, button, select"))?.focus();
+    /** @type {HTMLElement|null} */ (place.querySelector("input:checked") ?? place.querySelector("input, button, select"))?.focus();
   }
 
   /** Leave the correction; what was changed is asked about first. */

@@ -30,7 +30,6 @@ const review = new Review({
 });
 
 stage.changed = () => drawSide();
-await load({});
 document.addEventListener("keydown", onKey);
 listen(
   quietly((change) => {
@@ -38,6 +37,7 @@ listen(
   }, 300),
   () => {},
 );
+await load({});
 
 /**
  * Ask for the study, and show what changed.
@@ -212,8 +212,10 @@ function onKey(event) {
     "?": showKeys,
     w: () => location.assign("/"),
   };
-  const onButton = event.target instanceof Element && event.target.closest("button, a, input, summary") && (key === " " || key === "Enter");
-  if (onButton) return;
+  // A control that has the focus keeps the keys that it knows itself.
+  const control = event.target instanceof Element && event.target.closest("button, a, input, summary");
+  if (control && (key === " " || key === "Enter")) return;
+  if (control instanceof HTMLInputElement && key.length > 1 && key !== "Escape") return;
   const action = actions[key.length === 1 ? key.toLowerCase() : key];
   if (action) {
     event.preventDefault();
