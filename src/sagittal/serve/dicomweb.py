@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from sagittal.serve import qido, stow, wado
+from sagittal.serve import qido, stow, wado, wado_frames
 
 router = APIRouter()
-for _part in (qido, wado, stow):
+for _part in (qido, wado, wado_frames, stow):
     router.include_router(_part.router)

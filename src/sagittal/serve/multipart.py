@@ -55,7 +55,7 @@ class MultipartReader:
     >>> reader = MultipartReader("x")
     >>> events = [*reader.feed(b"--x\\r\\nContent-Type: a/b\\r\\n\\r\\nhe"), *reader.feed(b"llo\\r\\n--x--\\r\\n")]
     >>> [getattr(event, "data", type(event).__name__) for event in events]
-    ['PartBegin', b'he', b'llo', 'PartEnd']
+    ['PartBegin', b'hello', 'PartEnd']
     >>> reader.close()
     """
 

@@ -29,7 +29,7 @@ from sagittal.serve.multipart import MultipartReader, PartBegin, PartData
 from sagittal.serve.page_rows import iso
 from sagittal.serve.security import Caller, allow
 from sagittal.serve.study_page import check_key
-from sagittal.serve.uploads import Uploading, queue_upload
+from sagittal.serve.upload_files import Uploading, queue_upload
 from sagittal.serve.views import note_view
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from sagittal.archive import retention as archived
 from sagittal.archive.complete import close_series, queue_choice
 from sagittal.archive.worklist import SORTS, worklist
 from sagittal.database.schema import jobs, series, studies
-from sagittal.serve import admin, agreement, changes, fetch, reviews, study_page, truth_export
+from sagittal.serve import admin, agreement, changes, fetch, reviews, study_page, trail, truth_export
 from sagittal.serve.page_rows import study_row
 from sagittal.serve.security import Caller, allow
 from sagittal.serve.series_cache import cache_folder, forget_series
@@ -220,6 +220,7 @@ for _part in (
     reviews.router,
     agreement.router,
     admin.router,
+    trail.router,
     fetch.router,
     truth_export.router,
     changes.router,

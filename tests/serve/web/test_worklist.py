@@ -376,8 +376,9 @@ def test_lists_of_the_administrator(running: Any, api: Any, forge: Any) -> None:
     header.PixelData = bytes(len(header.PixelData))
     running.add(header)
     incoming = service.archive.receive("stow")
+    incoming.write(b"x" * 500)
     with pytest.raises(DataError, match="not a DICOM file"):
-        incoming.write(b"x" * 500)
+        incoming.finish()
     assert [one["code"] for one in api("GET", "/api/refusals").json()["refusals"]] == ["unreadable"]
     (conflict,) = api("GET", "/api/conflicts", "engineer").json()["conflicts"]
     assert api("POST", f"/api/conflicts/{conflict['id']}", json={"decision": "nothing"}).status_code == 422
