@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,11 @@ def test_a_certificate_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("nothing")
     with pytest.raises(ConfigError, match="a certificate or key cannot be read"):
         Tls(tmp_path / "ca.pem").context()
+
+
+def test_the_pages_examples_are_destinations() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "results-in-the-clinic.md"
+    blocks = re.findall(r"^```toml\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
+    made = [one for block in blocks for one in tomllib.loads(block).get("destination", ())]
+    assert {one["kind"] for one in made} == {"dicom", "stow", "folder", "webhook", "mllp"}
+    assert [parse_destination(one).name for one in made] == [one["name"] for one in made]

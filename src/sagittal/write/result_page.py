@@ -134,8 +134,8 @@ class _Page:
 
     def _detail(self, lines: Sequence[Line]) -> None:
         """A row for each class, structure or kind of object: bars where there is a probability."""
-        if not lines:
-            return
+        if not lines or [one.words for one in lines] == [self.statement.summary]:
+            return  # all of it stands above
         order = sorted(lines, key=lambda one: (not one.held, -one.probability if math.isfinite(one.probability) else 0))
         shown = order[:_MOST_LINES]
         for one in shown:
