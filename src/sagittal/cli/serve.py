@@ -138,10 +138,10 @@ def _serve(desk: Desk, config: Config, log_level: str) -> None:
 
 
 def _stop_on_signals(stop: threading.Event) -> None:
-    """End in order at the first signal, at once at the second."""
+    """End in order at the first signal, at once at the second Ctrl-C; a scheduler may ask as often as it likes."""
 
     def end(number: int, frame: object) -> None:
-        if stop.is_set():
+        if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.set()
 

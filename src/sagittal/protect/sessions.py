@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy import delete, insert, or_, select, update
@@ -10,6 +11,7 @@ from sagittal.database import clock
 from sagittal.database.connect import Database
 from sagittal.database.schema import sessions as table
 from sagittal.database.schema import users
+from sagittal.errors import ResourceError, ServeError
 from sagittal.protect.secret import fingerprint, make_secret
 from sagittal.protect.users import User, user_of
 
@@ -79,7 +81,8 @@ def find_session(db: Database, secret: str, *, idle_s: float) -> Session | None:
     if row is None or not row.active or row.expires_at <= now or row.seen_at + idle_s <= now:
         return None
     if now - row.seen_at > _SEEN_EVERY_S:
-        with db.write() as connection:
+        # Where nothing can be written, what needs no writing still works: an administrator must see why.
+        with suppress(ServeError, ResourceError), db.write() as connection:
             connection.execute(update(table).where(table.c.sha256 == fingerprint(secret)).values(seen_at=now))
     return Session(user_of(row), row.csrf)
 

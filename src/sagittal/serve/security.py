@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, HTTPException, Request
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
@@ -31,6 +32,8 @@ from sagittal.serve.answers import send_error
 if TYPE_CHECKING:
     from sagittal.serve.service import Service
 
+#: Threads that look callers up.
+_LOOKERS = 8
 #: Methods that change nothing.
 SAFE = ("GET", "HEAD", "OPTIONS")
 
@@ -179,6 +182,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, *, service: Service, routes: list[BaseRoute]) -> None:
         self._app, self._service = app, service
+        self._threads = CapacityLimiter(_LOOKERS)
         self._open: list[tuple[frozenset[str], re.Pattern[str]]] = []
         for route in routes:
             if isinstance(route, APIRoute) and needed(route) == "anyone":
@@ -195,7 +199,10 @@ class Gate:
         is_open = any(scope["method"] in methods and pattern.match(scope["path"]) for methods, pattern in self._open)
         if not is_open:
             address = _address(scope)
-            caller = await run_in_threadpool(_find_caller, self._service, scope, headers, address)
+            # Threads of its own: a hundred answers that take their time never keep others from being told who they are.
+            caller = await to_thread.run_sync(
+                _find_caller, self._service, scope, headers, address, limiter=self._threads
+            )
             if isinstance(caller, _Answer):
                 await send_error(scope, receive, send, caller.status, caller.text, caller.headers)
                 return

@@ -28,10 +28,11 @@ from sagittal.errors import ServeError
 from sagittal.jobs.answer_job import AnswerJob, ChooseJob, after_answer
 from sagittal.jobs.deliver_job import DeliverJob, chase_confirmations, confirm_delivery
 from sagittal.jobs.fetch_job import FetchJob
-from sagittal.jobs.packages import read_packages
+from sagittal.jobs.packages import ServedModel, read_packages
 from sagittal.jobs.pool import Pool
 from sagittal.jobs.predict_now import PredictNow
-from sagittal.jobs.queue import Queue
+from sagittal.jobs.queue import Job, Queue
+from sagittal.jobs.results import Stored
 from sagittal.jobs.supervise import Handler, Supervisor, Tick
 from sagittal.protect.audit import Audit
 from sagittal.protect.links import make_link
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 #: Seconds between looks at what is due now and then.
-_QUIET_S, _WATCH_S, _SWEEP_S, _CHECK_S = 1.0, 2.0, 600.0, 300.0
+_QUIET_S, _WATCH_S, _SWEEP_S, _CHECK_S = 0.25, 2.0, 600.0, 300.0
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,7 @@ def _supervisor(config: Config, db: Database, archive: Archive, audit: Audit, qu
     spool, uploads, cache = data / "spool", data / "uploads", data / "cache"
     handlers: dict[str, Handler] = {
         "choose": ChooseJob(queue, lambda: pool.models),
-        "answer": AnswerJob(queue, archive, pool, spool),
+        "answer": AnswerJob(queue, archive, pool, spool, stored=partial(_answered, audit)),
         "deliver": DeliverJob(queue, archive, {one.name: one for one in destinations}, rng=np.random.default_rng()),
         "fetch": FetchJob(
             queue,
@@ -261,7 +262,7 @@ def _supervisor(config: Config, db: Database, archive: Archive, audit: Audit, qu
     if config.retention:
         ticks.append(Tick("retention", _SWEEP_S, lambda: apply_rules(archive, config.retention, record)))
     threads = {"answer": max(1, len(pool.models)), "deliver": max(1, min(8, 2 * len(destinations))), "upload": 2}
-    supervisor = Supervisor(queue, handlers, threads=threads, ticks=ticks, after=partial(after_answer, queue))
+    supervisor = Supervisor(queue, handlers, threads=threads, ticks=ticks, after=partial(_ended, audit, queue))
     woken.append(supervisor)
     return supervisor
 
@@ -269,6 +270,22 @@ def _supervisor(config: Config, db: Database, archive: Archive, audit: Audit, qu
 def _close_quiet(config: Config, db: Database, wake: Callable[[], None]) -> None:
     if close_quiet_series(db, config.completeness.silence_s, db.clock.now()):
         wake()
+
+
+def _answered(audit: Audit, job: Job, model: ServedModel, stored: Stored) -> None:
+    """Tell the trail of a model's answer."""
+    details = {"model": model.name, "version": model.version, "result": stored.result_id, "role": model.entry.role}
+    audit.record("sagittal", "predict", study_id=job.study_id, details=details)
+
+
+def _ended(audit: Audit, queue: Queue, job: Job, ended: str) -> None:
+    """Tell the worklist of a job that ended, and the trail of what was sent to others or fetched from them."""
+    after_answer(queue, job, ended)
+    action = {"deliver": "send", "fetch": "import"}.get(job.kind)
+    if action is not None and ended in ("done", "dead"):
+        named = {key: job.payload[key] for key in ("destination", "pacs", "delivery") if key in job.payload}
+        outcome = "done" if ended == "done" else "failed"
+        audit.record("sagittal", action, study_id=job.study_id, outcome=outcome, details=named)
 
 
 def _deleted(audit: Audit, study_id: int, details: Mapping[str, Any]) -> None:

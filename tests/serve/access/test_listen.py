@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -17,6 +18,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+import numpy as np
 from fastapi import APIRouter, Depends, Request
 
 from sagittal.errors import ConfigError, ServeError
@@ -185,6 +187,63 @@ def test_stranger_is_refused_before_the_body_is_read(listener: Listener) -> None
 def test_malformed_requests_get_a_4xx_or_are_cut_off_and_the_port_lives(listener: Listener, lies: bytes) -> None:
     answer = talk(listener, lies, wait_s=1.0)
     assert answer == b"" or 400 <= status(answer) < 500
+    assert status(talk(listener, b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")) == 200
+
+
+def test_hundreds_of_mutated_requests_leave_the_port_and_memory_as_they_were(listener: Listener) -> None:
+    """Incident 21 (CVE-2025-53948): no message ends the listener. Nothing answers 5xx."""
+    rng = np.random.default_rng(7)
+    seeds = [
+        b"GET /health/live?x=1&y=%20 HTTP/1.1\r\nHost: x\r\nCookie: sagittal=abc; a=b\r\nAuthorization: Bearer sg_x\r\n\r\n",
+        post("/api/login", b'{"name": "x", "password": "y"}', "Content-Type: application/json"),
+        post("/v1/swallow", b"a" * 50, "Content-Type: multipart/form-data; boundary=q", "Expect: 100-continue"),
+        b"POST /v1/swallow HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n5\r\nhello\r\n0\r\nX: y\r\n\r\n",
+        b"GET /api/links/" + b"s" * 43 + b" HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    ]
+    spice = [
+        b"\r\n",
+        b"\0",
+        b"%00",
+        b"%ff%fe",
+        b"\xff\xfe",
+        b": ",
+        b"HTTP/9.9",
+        b"chunked, gzip",
+        b"4294967296",
+        b"-1",
+        b"{" * 500,
+        b"../",
+        b"\xf0\x9f\x98\x80",
+    ]
+
+    def mutant() -> bytes:
+        data = bytearray(seeds[rng.integers(len(seeds))])
+        for _ in range(rng.integers(1, 6)):
+            at = int(rng.integers(len(data)))
+            kind = rng.integers(4)
+            if kind == 0:
+                data[at] = int(rng.integers(256))
+            elif kind == 1:
+                del data[at : at + int(rng.integers(1, 20))]
+            elif kind == 2:
+                data[at:at] = spice[rng.integers(len(spice))]
+            else:
+                data[at:at] = data[at : at + int(rng.integers(1, 40))]
+            data = data or bytearray(b"x")
+        return bytes(data)
+
+    before, codes = 0, set()
+    for number in range(700):
+        with socket.create_connection(("127.0.0.1", listener.port), timeout=5) as wire:
+            wire.sendall(mutant())
+            wire.shutdown(socket.SHUT_WR)  # nothing more comes
+            with contextlib.suppress(ConnectionResetError):
+                codes.add(status(wire.recv(4096)))
+        if number == 200:
+            before = resident()
+    assert max(codes) < 500, codes
+    assert {200, 400} <= codes
+    assert resident() - before < 16 * 2**20
     assert status(talk(listener, b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")) == 200
 
 
