@@ -277,6 +277,90 @@ def test_many_threads_take_each_job_once(db: Database) -> None:
     assert len(done) == 60
 
 
+OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.integers(0, 2)),
+        st.tuples(st.just("lease"), st.integers(0, 2)),
+        st.tuples(st.sampled_from(["finish", "give back", "give up", "put back", "heartbeat"]), st.integers(0, 50)),
+        st.tuples(st.just("cancel"), st.integers(0, 50)),
+        st.tuples(st.just("run again"), st.integers(0, 50)),
+        st.tuples(st.just("pass"), st.integers(1, 100)),
+        st.tuples(st.just("set clock"), st.integers(-100_000, 100_000)),
+    ),
+    min_size=5,
+    max_size=40,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(operations=OPERATIONS)
+def test_whatever_happens_a_job_has_one_holder_and_one_end(
+    tmp_path_factory: pytest.TempPathFactory, operations: list[tuple[str, int]]
+) -> None:
+    """Several workers take, lose, finish and give back; people cancel; clocks jump. Compared with a model in memory."""
+    db = Database.open(f"sqlite:///{tmp_path_factory.mktemp('q') / 'q.db'}")
+    times = Times()
+    db.clock = Clock(wall=lambda: times.wall, monotonic=lambda: times.steady)
+    queues = [Queue(db, rng=np.random.default_rng(n)) for n in range(3)]
+    held: list[tuple[Queue, Job]] = []  # every lease that was ever given
+    holder: dict[int, str] = {}  # the lease that counts now
+    count = 0
+    try:
+        for what, n in operations:
+            if what == "put":
+                put(db, f"job {count}", priority=n)
+                count += 1
+            elif what == "lease":
+                job = queues[n].lease(["answer"], lease_s=60)
+                if job is not None:
+                    before = holder.get(job.id)
+                    assert before is None or row_of_lease(held, before) is not None
+                    held.append((queues[n], job))
+                    holder[job.id] = job.lease_by
+            elif what == "pass":
+                times.pass_s(n)
+            elif what == "set clock":
+                times.wall += n
+            elif what == "cancel" and count:
+                number = n % count + 1
+                if queues[0].cancel(number, by="anna"):
+                    holder.pop(number, None)
+                    assert row(db, number)["state"] == "cancelled"
+            elif what == "run again" and count:
+                queues[0].run_again(n % count + 1)
+            elif held:
+                queue, job = held[n % len(held)]
+                act(queue, job, what, counts=holder.get(job.id) == job.lease_by, holder=holder)
+        for number in range(1, count + 1):
+            found = row(db, number)
+            assert (found["state"] == "leased") == (number in holder)
+            assert found["attempts"] <= found["most_attempts"]
+    finally:
+        db.close()
+
+
+def row_of_lease(held: list[tuple[Queue, Job]], lease_by: str) -> Job | None:
+    return next((job for _, job in held if job.lease_by == lease_by), None)
+
+
+def act(queue: Queue, job: Job, what: str, *, counts: bool, holder: dict[int, str]) -> None:
+    """Do what a worker does; it succeeds exactly where its lease is the one that counts."""
+    do = {
+        "finish": lambda: queue.finish(job, {"by": job.lease_by}),
+        "give back": lambda: queue.give_back(job, "failed"),
+        "give up": lambda: queue.give_back(job, "failed", again=False),
+        "put back": lambda: queue.put_back(job),
+        "heartbeat": lambda: queue.heartbeat(job),
+    }[what]
+    if not counts:
+        with pytest.raises(LeaseLostError):
+            do()
+        return
+    do()
+    if what != "heartbeat":
+        del holder[job.id]
+
+
 def test_cancelled_work_is_told_and_can_be_run_again(db: Database, queue: Queue) -> None:
     number = put(db, "a")
     job = queue.lease(["answer"])

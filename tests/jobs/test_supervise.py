@@ -262,3 +262,22 @@ def test_what_is_left_out_waits(db: Database, supervise: Callable[..., Superviso
     off.clear()
     one.wake()
     until(lambda: row(db, waits)["state"] == "done")
+
+
+def test_a_clock_that_was_set_back_is_seen_until_it_has_caught_up(
+    db: Database, supervise: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sagittal.database.clock import Clock
+
+    monkeypatch.setattr("sagittal.jobs.supervise.CLOCK_S", 0.02)
+    wrong = [0.0]
+    db.clock = Clock(wall=lambda: time.time() + wrong[0])
+    number = put(db, "a", due_at=db.clock.now() + 0.5)
+    supervise({"answer": lambda work: {}})
+    wrong[0] = -3600.0
+    (found,) = until(lambda: open_events(db))
+    assert found.code == "clock-set-back"
+    assert "set back by 3,600 s" in found.message
+    until(lambda: row(db, number)["state"] == "done")
+    wrong[0] = 1.0
+    until(lambda: not open_events(db))

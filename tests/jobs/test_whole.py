@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,10 +22,12 @@ import sqlalchemy as sa
 
 from sagittal.archive.archive import Archive
 from sagittal.database.connect import Database
+from sagittal.database.events import end_event, open_events, recent_events, report_event
 from sagittal.database.schema import choices, conflicts, deliveries, instances, jobs, objects, results, studies
 from sagittal.deliver.destinations import FolderDestination
 from sagittal.jobs.answer_job import AnswerJob, ChooseJob, after_answer
 from sagittal.jobs.deliver_job import DeliverJob
+from sagittal.jobs.packages import ServedModel
 from sagittal.jobs.pool import Pool
 from sagittal.jobs.queue import Backoff, Queue
 from sagittal.jobs.supervise import Supervisor
@@ -181,6 +184,68 @@ def test_a_file_that_became_unreadable_is_a_dead_letter_in_the_end(
     (job,) = [job for job in rows(db, jobs) if job["state"] == "dead"]
     assert job["error"] == f"case study-{study}: 1 of 8 files of the series cannot be read"
     assert job["attempts"] == 5
+
+
+#: A model's process that hangs, or crashes, over the first study and answers the others; without torch.
+MOODY = """
+import os, sys, time, pathlib
+from sagittal.jobs.worker_process import start
+
+def load(station, request):
+    return {"facts": {"checksum": sys.argv[1]}, "warm_s": 0.0}
+
+def answer(station, request):
+    mark = pathlib.Path(sys.argv[2])
+    if not mark.exists():
+        mark.touch()
+        time.sleep(600) if sys.argv[3] == "hang" else os.kill(os.getpid(), 11)
+    return {"answer": {"state": "answered", "summary": "benign", "confidence": 0.5, "reason": ""}, "notes": [],
+            "objects": [], "seconds": 0.1}
+
+start(sys.argv[4:], {"load": load, "answer": answer})
+"""
+
+
+@pytest.mark.parametrize(("mood", "code"), [("hang", "model-hangs"), ("crash", "model-crashed")])
+def test_a_model_that_fails_once_is_asked_again_and_the_administrator_sees_it(
+    db: Database,
+    queue: Queue,
+    archive: Archive,
+    served: tuple[ServedModel, ...],
+    send: Callable[..., int],
+    headers: SimpleNamespace,
+    tmp_path: Path,
+    mood: str,
+    code: str,
+) -> None:
+    mark = str(tmp_path / "mark")
+    pool = Pool(
+        served[:1],
+        threads=1,
+        idle_s=0.8,
+        command=(sys.executable, "-W", "ignore", "-c", MOODY, served[0].checksum, mark, mood),
+        report=partial(report_event, db),  # type: ignore[arg-type]
+        ended=lambda code, about: end_event(db, code, about) and None,
+    )
+    handlers = {
+        "choose": ChooseJob(queue, lambda: pool.models),
+        "answer": AnswerJob(queue, archive, pool, tmp_path / "spool"),
+    }
+    supervisor = Supervisor(queue, handlers, after=partial(after_answer, queue))
+    supervisor.start()
+    try:
+        study = send(headers.picture())
+        until(lambda: rows(db, results))
+        until(lambda: not open_events(db))
+    finally:
+        supervisor.stop(5)
+        pool.stop(1)
+    (row,) = [row for row in rows(db, studies) if row["id"] == study]
+    assert row["status"] == "answered"
+    (job,) = [job for job in rows(db, jobs) if job["kind"] == "answer"]
+    assert (job["state"], job["attempts"]) == ("done", 2)
+    seen = [(event.code, event.over_at is not None) for event in recent_events(db)]
+    assert seen == [(code, True)]
 
 
 # A service that is killed -------------------------------------------------------------------------------------------

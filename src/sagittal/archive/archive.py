@@ -24,6 +24,8 @@ import sqlalchemy as sa
 
 from sagittal.archive.damage import report_damage
 from sagittal.archive.disk import Shelves, Together, flush, hold, told, write_all
+from sagittal.archive.elements import sequences
+from sagittal.archive.header import image_classes, kept_syntaxes
 from sagittal.archive.meta import FileMeta
 from sagittal.archive.receive import Incoming, Receipt
 from sagittal.archive.refused import ArchiveFull, Refused, record_refusal
@@ -90,7 +92,7 @@ class Archive:
         self._indexing: Together[Arrival, Indexed] = Together(self._index.add)
         self._lock = threading.Lock()
         self._holder = -1
-        self._full = False
+        self._troubles: frozenset[str] = frozenset()  # events that end when something is kept again
         self._receiving = 0
         with told():
             for path in (folder, self.incoming, self.shelves.path, self.files.path):
@@ -112,6 +114,8 @@ class Archive:
             os.close(file)
             raise ServeError("another process receives into this archive: stop it first, or name another folder")
         self._holder = file
+        for load in (kept_syntaxes, image_classes, sequences):  # so that the first object is received as fast as others
+            load()
 
     def close(self) -> None:
         """Let another process receive. Closing twice does no harm."""
@@ -166,6 +170,19 @@ class Archive:
         dataset.save_as(stream, enforce_file_format=True)
         with self._receive(source, None, True) as incoming:
             incoming.write(stream.getvalue())
+            return incoming.finish()
+
+    def store_result_file(self, path: Path, source: str = "result") -> Receipt:
+        """As :meth:`store_result`, of an object in a file, which need not fit into memory.
+
+        Raises
+        ------
+        Refused, ArchiveFull, ServeError
+            As :meth:`Incoming.finish`.
+        """
+        with self._receive(source, None, True) as incoming, path.open("rb") as file:
+            while piece := file.read(2**20):
+                incoming.write(piece)
             return incoming.finish()
 
     def store_file(self, data: bytes, suffix: str) -> Kept:
@@ -259,9 +276,10 @@ class Archive:
                 with suppress(OSError):
                     os.unlink(self.folder / arrival.path)
             raise
-        if self._full:
-            self._full = False
-            end_event(self.db, "disk-full")
+        if self._troubles:
+            troubles, self._troubles = self._troubles, frozenset()
+            for code in troubles:
+                end_event(self.db, code)
         return receipt
 
     def settle(self, arrival: Arrival) -> Receipt:
@@ -319,8 +337,11 @@ class Archive:
             if isinstance(error, Refused):
                 record_refusal(self.db, source, error.code, error.reason)
             elif isinstance(error, ArchiveFull):
-                self._full = True
+                self._troubles |= {"disk-full"}
                 report_event(self.db, "disk-full", "error", str(error))
+            elif isinstance(error, ServeError) and isinstance(error.__cause__, OSError):
+                self._troubles |= {"disk-broken"}
+                report_event(self.db, "disk-broken", "error", str(error))
         except SagittalError:  # the database may be on the same disk
             _log.warning("an object was not kept, and the database could not be told why")
 

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2s
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,32 @@ class Job:
     lease_by: str
 
 
+def _host() -> str:
+    """Twelve digits for this machine's name: names of containers are long, and often differ at their end only."""
+    return blake2s(socket.gethostname().encode(), digest_size=6).hexdigest()
+
+
+def _started(pid: int) -> str:
+    """When a process began, in clock ticks since the machine did; empty where there is none or that cannot be told."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return _alive(pid)
+    state, *fields = text.rpartition(")")[2].split()
+    return "" if state in {"Z", "X"} else fields[18]
+
+
+def _alive(pid: int) -> str:
+    """Where there is no /proc: whether there is a process of that number at all."""
+    if Path("/proc/self/stat").exists():
+        return ""
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return ""
+    return "running"
+
+
 @dataclass(frozen=True)
 class Holder:
     """A process that takes jobs; told apart from one before it with the same number.
@@ -112,12 +139,13 @@ class Holder:
     Parameters
     ----------
     host : str
+        Stands for the machine's or container's name.
     pid : int
     started : str
         When the process began, as the system counts it.
     """
 
-    host: str = field(default_factory=lambda: socket.gethostname()[:20])
+    host: str = field(default_factory=_host)
     pid: int = field(default_factory=os.getpid)
     started: str = field(default_factory=lambda: _started(os.getpid()))
 
@@ -133,7 +161,7 @@ class Holder:
     @property
     def gone(self) -> bool:
         """Whether it is known to have ended: it was on this machine, and its number is free or another process's."""
-        if self.host != socket.gethostname()[:20]:
+        if self.host != _host():
             return False
         return _started(self.pid) != self.started
 
@@ -458,24 +486,3 @@ def models_off(db: Database) -> frozenset[str]:
 def switch_model(db: Database, name: str, on: bool, *, by: str) -> None:
     """Switch a model on or off. Off, it is given no more studies, and what is queued for it waits."""
     set_switch(db, f"model:{name}", {"on": on}, by=by)
-
-
-def _started(pid: int) -> str:
-    """When a process began, in clock ticks since the machine did; empty where there is none or that cannot be told."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return _alive(pid)
-    state, *fields = text.rpartition(")")[2].split()
-    return "" if state in {"Z", "X"} else fields[18]
-
-
-def _alive(pid: int) -> str:
-    """Where there is no /proc: whether there is a process of that number at all."""
-    if Path("/proc/self/stat").exists():
-        return ""
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return ""
-    return "running"

@@ -98,10 +98,10 @@ def keep_files(
 def _keep_dicom(archive: Archive, path: Path, one: Mapping[str, Any]) -> KeptObject:
     from pydicom import dcmread
 
-    made = dcmread(path)
+    made = dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
     # Of a try that was interrupted after it kept the object: the first stands, as it may have been seen already.
     there = _find_own(archive, str(made.SOPInstanceUID))
-    number = there if there is not None else archive.store_result(made).instance_id
+    number = there if there is not None else archive.store_result_file(path).instance_id
     with archive.db.read() as c:
         columns = (instances.c.path, instances.c.sha256, instances.c.size)
         row = c.execute(sa.select(*columns).where(instances.c.id == number)).one()

@@ -27,6 +27,10 @@ LOOK_S = 0.25
 _SLEEP_S = 5.0
 #: Seconds before the queue is asked again when it could not be reached; twice as long each time, up to half a minute.
 FIRST_WAIT_S = 1.0
+#: Seconds until a trouble that goes on is told again.
+TELL_S = 60.0
+#: Seconds between two looks at the machine's clock, and by how much it may be behind.
+CLOCK_S, CLOCK_BEHIND_S = 5.0, 5.0
 #: Errors that another try meets again.
 FINAL: tuple[type[Exception], ...] = (ConfigError, PackageError, MissingPackageError)
 
@@ -157,6 +161,7 @@ class Supervisor:
                 self._begin(f"sagittal-{kind}-{n}", self._work, kind)
         self._begin("sagittal-queue", self._look)
         self._begin("sagittal-heartbeat", self._beat)
+        self._begin("sagittal-clock", self._watch_clock)
         for tick in self._ticks:
             self._begin(f"sagittal-{tick.name}", self._tick, tick)
 
@@ -311,18 +316,34 @@ class Supervisor:
                 _log.warning("job %d: no heartbeat: %s", work.job.id, _words(error))
 
     def _tick(self, tick: Tick) -> None:
-        failed = False
+        told, at = "", 0.0
         while not self._stop.wait(tick.every_s):
             try:
                 tick.do()
             except Exception as error:
-                failed = True
                 _log.warning("%s: %s", tick.name, _words(error))
-                self._tell(f"{tick.name}-failed", f"{tick.name} failed: {_words(error)}")
+                words = f"{tick.name} failed: {_words(error)}"
+                if words != told or time.monotonic() - at > TELL_S:  # it may fail four times a second for hours
+                    told, at = words, time.monotonic()
+                    self._tell(f"{tick.name}-failed", words)
             else:
-                if failed:
-                    failed = False
+                if told:
+                    told = ""
                     self._tell(f"{tick.name}-failed", "")
+
+    def _watch_clock(self) -> None:
+        """Tell when somebody has set the machine's clock back, until it has caught up."""
+        told = False
+        while not self._stop.wait(CLOCK_S):
+            behind = self.queue.db.clock.behind_s
+            if (behind > CLOCK_BEHIND_S) is told:
+                continue
+            told = not told
+            words = (
+                f"The machine's clock was set back by {behind:,.0f} s. Work goes on by a clock that does not go back; "
+                "times that are shown are wrong until it has caught up."
+            )
+            self._tell("clock-set-back", words if told else "")
 
     def _tell(self, code: str, message: str) -> None:
         try:
