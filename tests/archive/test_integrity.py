@@ -13,7 +13,7 @@ from sagittal.archive.archive import Archive
 from sagittal.archive.integrity import check_files, check_instance, storage_of
 from sagittal.archive.receive import Receipt
 from sagittal.database.events import open_events
-from sagittal.database.schema import instances
+from sagittal.database.schema import conflicts, instances, objects, results
 
 Put = Callable[..., Receipt]
 Make = Callable[..., bytes]
@@ -92,6 +92,39 @@ def test_files_without_rows_are_found_in_older_folders_too(
     assert sum(found) == 1
     assert [e.code for e in open_events(archive.db)] == ["strays"]
     assert len(state(archive)) == 5
+
+
+def test_files_that_are_no_instances_are_checked_too(archive: Archive, put: Put, make_object: Make) -> None:
+    receipt = put(make_object(SOPInstanceUID="1.2.9"))
+    put(make_object(SOPInstanceUID="1.2.9", InstanceNumber=4))
+    kept = [archive.store_file(f"{n}".encode() * 9, ".json") for n in range(2)]
+    with archive.db.write() as c:
+        of = {
+            "study_id": receipt.study_id,
+            "model": "m",
+            "version": "1",
+            "checksum": "c",
+            "state": "answered",
+            "created_at": 1.0,
+        }
+        result = c.execute(sa.insert(results).values(inputs="1", **of)).inserted_primary_key[0]
+        for number, one in enumerate(kept):
+            c.execute(
+                sa.insert(objects).values(
+                    result_id=result, kind=f"k{number}", media_type="x", path=one.path, sha256=one.sha256, size=one.size
+                )
+            )
+        beside = c.execute(sa.select(conflicts.c.path)).scalar_one()
+    check_files(archive, every_s=-1.0)
+    assert [e.code for e in open_events(archive.db)] == ["conflict"]
+    archive.path_of(kept[1].path).write_bytes(b"x")
+    archive.path_of(beside).unlink()
+    for _ in range(2):  # one portion to come to the end, one from the beginning
+        check_files(archive, every_s=-1.0)
+    told = {e.about: e.message for e in open_events(archive.db) if e.code == "damaged-file"}
+    assert set(told) == {"conflicts 1", "objects 2"}
+    assert "is altered" in told["objects 2"]
+    assert "is missing" in told["conflicts 1"]
 
 
 def test_the_administrator_sees_how_the_archive_is_filled(archive: Archive, put: Put, make_object: Make) -> None:

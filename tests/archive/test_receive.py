@@ -286,6 +286,7 @@ def test_a_series_of_mixed_patients_is_kept_and_marked(archive: Archive, put: Pu
     assert put(make_object(PatientID="A")).outcome == "stored"
     (row,) = rows(archive.db, series)
     assert (row["problem"], row["instance_count"]) == (MIXED_PATIENTS, 3)
+    assert [(e.code, e.about, e.count) for e in open_events(archive.db)] == [("mixed-series", "series 1", 1)]
 
 
 def test_a_series_in_two_studies_is_kept_and_marked(archive: Archive, put: Put, make_object: Make) -> None:
@@ -373,16 +374,16 @@ def test_a_disk_without_room_beyond_the_reserve_takes_nothing(db: Database, tmp_
 
 
 class Breaks:
-    """Lets one call of the system fail as on a full disk."""
+    """Lets one call of the system fail, as on a full disk."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, when: int) -> None:
-        self.real, self.left = getattr(os, name), when
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, when: int, code: int = errno.ENOSPC) -> None:
+        self.real, self.left, self.code = getattr(os, name), when, code
         monkeypatch.setattr(disk.os, name, self)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         self.left -= 1
         if self.left == 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(self.code, os.strerror(self.code))
         return self.real(*args, **options)
 
 
@@ -402,6 +403,20 @@ def test_a_disk_that_is_full_at_any_call_leaves_nothing_half_there(
     assert [e.code for e in open_events(archive.db)] == ["disk-full"]
     receipt = put(data)  # it recovers by itself
     assert archive.open(receipt.instance_id).read_bytes() == data
+    assert open_events(archive.db) == []
+
+
+def test_a_disk_that_fails_is_told_and_what_it_did_not_take_is_not_acknowledged(
+    archive: Archive, put: Put, make_object: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_object()
+    with monkeypatch.context() as broken:
+        Breaks(broken, "fsync", 1, errno.EIO)
+        with pytest.raises(ServeError, match="the archive's disk cannot be used"):
+            put(data)
+    assert files(archive) == set()
+    assert [e.code for e in open_events(archive.db)] == ["disk-broken"]
+    assert put(data).outcome == "stored"
     assert open_events(archive.db) == []
 
 

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from sagittal.database.connect import Database
+from sagittal.database.events import open_events
 from sagittal.database.schema import marks, metadata, studies
 from sagittal.errors import ConfigError, ResourceError, ServeError
 
@@ -90,6 +91,22 @@ def test_a_database_that_stays_locked_is_an_error_and_usable_afterwards(tmp_path
     other.close()
     with db.write() as c:
         c.execute(sa.insert(marks).values(name="a", value=1))
+    db.close()
+
+
+def test_an_administrator_is_told_of_a_long_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sagittal.database.connect.TELL_S", 0.05)
+    db = open_database(tmp_path, wait_s=0.1)
+    other = sqlite3.connect(tmp_path / "sagittal.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(ServeError, match="stayed locked"), db.write():
+        pass
+    other.execute("COMMIT")
+    other.close()
+    for _ in range(2):
+        with db.write():
+            pass
+    assert [(e.code, e.count) for e in open_events(db)] == [("database-locked", 1)]
     db.close()
 
 

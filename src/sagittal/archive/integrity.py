@@ -18,7 +18,7 @@ from sagittal.archive.archive import Archive
 from sagittal.archive.damage import Damage, damage_of, report_damage
 from sagittal.archive.recover import index_orphans
 from sagittal.database.events import report
-from sagittal.database.schema import conflicts, instances, marks, studies
+from sagittal.database.schema import conflicts, instances, marks, objects, studies
 
 #: Rows that are asked for at once.
 _AT_ONCE = 64
@@ -95,6 +95,8 @@ def check_files(
         if sound:
             _write_down(archive, sound, "", now)
     report_damage(archive.db)
+    for table in (conflicts, objects):
+        _check_others(archive, table)
     return Checked(files, size, damaged, _check_folder(archive), over)
 
 
@@ -118,6 +120,37 @@ def _due(archive: Archive, before: float) -> Sequence[Any]:
 def _write_down(archive: Archive, ids: list[int], damage: Damage, now: float) -> None:
     with archive.db.write() as c:
         c.execute(sa.update(instances).where(instances.c.id.in_(ids)).values(checked_at=now, damage=damage))
+
+
+def _check_others(archive: Archive, table: sa.Table) -> None:
+    """Check the next files that are no instances: those of conflicts, and of results in other formats."""
+    name = f"integrity-{table.name}"
+    with archive.db.read() as c:
+        last = int(c.execute(sa.select(marks.c.value).where(marks.c.name == name)).scalar() or 0)
+        columns = sa.select(table.c.id, table.c.path, table.c.sha256, table.c.size).order_by(table.c.id).limit(_AT_ONCE)
+        if table is objects:
+            columns = columns.where(objects.c.instance_id.is_(None))
+        rows = c.execute(columns.where(table.c.id > last)).all()
+    found = [(row.id, damage_of(archive.path_of(row.path), row.sha256, row.size)) for row in rows]
+    if not rows and not last:
+        return
+    with archive.db.write() as c:
+        _set_mark(c, name, rows[-1].id if rows else 0)
+        for id_, damage in found:
+            if damage:
+                report(
+                    c,
+                    "damaged-file",
+                    "error",
+                    f"A file of the archive that is no image is {damage}: restore it from a backup.",
+                    f"{table.name} {id_}",
+                )
+
+
+def _set_mark(c: sa.Connection, name: str, value: Any) -> None:
+    changed = c.execute(sa.update(marks).where(marks.c.name == name).values(value=value))
+    if not changed.rowcount:
+        c.execute(sa.insert(marks).values(name=name, value=value))
 
 
 def check_instance(archive: Archive, instance_id: int) -> Damage:
@@ -149,9 +182,7 @@ def _check_folder(archive: Archive) -> int:
     name = next((n for n in names if n > last), names[0])
     indexed, strays = index_orphans(archive, name)
     with archive.db.write() as c:
-        changed = c.execute(sa.update(marks).where(marks.c.name == _MARK).values(value=name))
-        if not changed.rowcount:
-            c.execute(sa.insert(marks).values(name=_MARK, value=name))
+        _set_mark(c, _MARK, name)
         if strays:
             report(
                 c,

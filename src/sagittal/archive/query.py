@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -153,8 +154,12 @@ def _conditions(db: Database, level: str, keys: Mapping[str, str], fuzzy: bool) 
         if keyword == "ModalitiesInStudy" or (keyword == "Modality" and level == "study"):
             one = condition(db.dialect, _SERIES["Modality"], value, fuzzy=False)
             if one is not None:
-                other = sa.select(series.c.study_id).where(one)
-                where.append(studies.c.id.in_(other))
+                where.append(studies.c.id.in_(sa.select(series.c.study_id).where(one)))
+        elif known is not None and known.vr == "PN":
+            other = studies.alias()  # a query of its own reads the index of names and not the table
+            one = condition(db.dialect, replace(known, column=other.c.patient_search), value, fuzzy=fuzzy)
+            if one is not None:
+                where.append(studies.c.id.in_(sa.select(other.c.id).where(one)))
         elif known is not None:
             one = condition(db.dialect, known, value, fuzzy=fuzzy)
             if one is not None:

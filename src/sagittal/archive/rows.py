@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sagittal.archive.header import INSTANCE, SERIES, STUDY, Header, facts_of
 from sagittal.archive.text import fold
 from sagittal.database.connect import Database
+from sagittal.database.events import report
 from sagittal.database.prepared import Prepared
 from sagittal.database.schema import conflicts, instances, series, studies
 
@@ -140,6 +141,7 @@ class Index:
         if problem and problem not in held.problem:
             held.problem = f"{held.problem}; {problem}".removeprefix("; ")
             c.execute(sa.update(series).where(series.c.id == held.id).values(problem=held.problem))
+            report(c, "mixed-series", "warning", f"A series has {problem}.", f"series {held.id}")
         made = self._insert.run(
             c,
             {
@@ -262,12 +264,12 @@ class Index:
                 counts[key] = counts.get(key, 0) + 1
         totals: dict[tuple[int, bool], int] = {}
         study_of = {indexed.series_id: indexed.study_id for indexed in found}
-        for (series_id, result), count in counts.items():
+        for (series_id, result), count in sorted(counts.items()):
             of_series = self._count_results if result else self._count_series
             of_series.run(c, {"of": series_id, "more": count, "at": at})
             key = (study_of[series_id], result)
             totals[key] = totals.get(key, 0) + count
-        for (study_id, result), count in totals.items():
+        for (study_id, result), count in sorted(totals.items()):
             self._count_study.run(c, {"of": study_id, "more": count, "at": at})
             if not result:
                 self._receiving.run(c, {"of": study_id})

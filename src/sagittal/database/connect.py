@@ -26,6 +26,8 @@ from sagittal.errors import ConfigError, ResourceError, ServeError
 WAIT_S = 60.0
 #: Seconds that SQLite itself waits before it says that it is locked; then it is asked again.
 _ASK_S = 0.5
+#: Seconds of a lock after which an administrator is told.
+TELL_S = 5.0
 #: What each connection to SQLite is told. 8 MiB of pages are kept; the log is cut back to 64 MiB after a rush.
 _PRAGMAS = (
     f"PRAGMA busy_timeout={int(_ASK_S * 1000)}",
@@ -67,6 +69,7 @@ class Database:
         self.clock = Clock()
         self._lock = threading.Lock()
         self._owner = 0
+        self._locked_s = 0.0
         self._writer: sa.Connection | None = None
 
     @classmethod
@@ -136,6 +139,7 @@ class Database:
             with _told():
                 c = self._begun(deadline)
                 try:
+                    self._tell_of_locks(c)
                     yield c
                     self.clock.keep(c)
                     c.commit()
@@ -179,15 +183,32 @@ class Database:
         """The connection that writes, its transaction begun; another process's transaction is waited for."""
         if self._writer is None:
             self._writer = self._writers.connect()
+        begun = time.monotonic()
         while True:
             try:
                 self._writer.begin()
                 return self._writer
             except OperationalError as error:
-                if not _is_busy(error) or time.monotonic() > deadline:
-                    self._undo(self._writer)
-                    raise
+                if _is_busy(error):
+                    self._locked_s = max(self._locked_s, time.monotonic() - begun)
                 self._undo(self._writer)
+                if not _is_busy(error) or time.monotonic() > deadline:
+                    raise
+
+    def _tell_of_locks(self, c: sa.Connection) -> None:
+        """Put into the administrator's list that another process kept the database locked; it may be gone by now."""
+        if self._locked_s < TELL_S:
+            return
+        from sagittal.database.events import report
+
+        locked_s, self._locked_s = self._locked_s, 0.0
+        report(
+            c,
+            "database-locked",
+            "warning",
+            f"Another process kept the database locked for {locked_s:.0f} s. What came meanwhile had to wait or to be sent "
+            "again: find out which program opens the file of the database.",
+        )
 
     def _undo(self, c: sa.Connection) -> None:
         try:

@@ -75,8 +75,8 @@ studies = Table(
     Index(None, "changed_at"),
     Index(None, "status", "urgency", "arrived_at"),
     # The worklist is filtered in these without reading the table:
-    Index(None, "arrived_at", "status", "urgency", "verdict", "modalities", "study_date"),
-    Index(None, "verdict", "urgency", "arrived_at", "status", "modalities", "study_date"),
+    Index("ix_studies_by_time", "arrived_at", "status", "urgency", "verdict", "modalities", "study_date", "abstained"),
+    Index("ix_studies_by_need", "verdict", "urgency", "arrived_at", "status", "modalities", "study_date", "abstained"),
 )
 #: The states of a study, as the worklist shows them.
 STATUS = ("receiving", "waiting", "running", "answered", "abstained", "refused", "failed", "no-model")

@@ -103,9 +103,15 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_studies_accession"), "studies", ["accession"], unique=False)
     op.create_index(
-        op.f("ix_studies_arrived_at_status_urgency_verdict_modalities_study_date"),
+        "ix_studies_by_need",
         "studies",
-        ["arrived_at", "status", "urgency", "verdict", "modalities", "study_date"],
+        ["verdict", "urgency", "arrived_at", "status", "modalities", "study_date", "abstained"],
+        unique=False,
+    )
+    op.create_index(
+        "ix_studies_by_time",
+        "studies",
+        ["arrived_at", "status", "urgency", "verdict", "modalities", "study_date", "abstained"],
         unique=False,
     )
     op.create_index(op.f("ix_studies_changed_at"), "studies", ["changed_at"], unique=False)
@@ -116,12 +122,6 @@ def upgrade() -> None:
         op.f("ix_studies_status_urgency_arrived_at"), "studies", ["status", "urgency", "arrived_at"], unique=False
     )
     op.create_index(op.f("ix_studies_study_date"), "studies", ["study_date"], unique=False)
-    op.create_index(
-        op.f("ix_studies_verdict_urgency_arrived_at_status_modalities_study_date"),
-        "studies",
-        ["verdict", "urgency", "arrived_at", "status", "modalities", "study_date"],
-        unique=False,
-    )
     op.create_table(
         "switches",
         sa.Column("name", sa.String(length=128), nullable=False),
