@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -39,10 +40,12 @@ class Changes:
     Parameters
     ----------
     db : Database
+    stopping : threading.Event
+        Set when the service ends: then every page is let go, so that its connection does not hold the service up.
     """
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+    def __init__(self, db: Database, stopping: threading.Event) -> None:
+        self._db, self._stopping = db, stopping
         self._pages: set[asyncio.Queue[dict[str, object] | None]] = set()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -87,6 +90,9 @@ class Changes:
         await asyncio.to_thread(self._found, since - _OVERLAP_S, told)  # what was before is known to the pages
         while self._pages and not self._closed:
             await asyncio.sleep(LOOK_S)
+            if self._stopping.is_set():
+                self.close()
+                return
             now = time.time()
             since = min(since, now)  # somebody may have set the clock back
             try:
@@ -123,7 +129,7 @@ def changes_of(request: Request) -> Changes:
     """The one of the application."""
     state = request.app.state
     if getattr(state, "changes", None) is None:
-        state.changes = Changes(state.service.db)
+        state.changes = Changes(state.service.db, state.service.stopping)
     found: Changes = state.changes
     return found
 

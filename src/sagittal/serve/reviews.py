@@ -32,6 +32,7 @@ Reviewer = Annotated[Caller, Depends(allow("review"))]
 _MOST_VOXELS, TOLERANCE_MM = 2**29, 0.01
 _MOST_BOXES = 1000
 _MASK_TEXT = 48 * 2**20
+_WORDS = {"name": "class", "classes": "classes", "boxes": "boxes", "mask": "mask"}
 
 
 class BoxAnswer(BaseModel):
@@ -133,6 +134,9 @@ def _checked(answer: ReviewAnswer, row: Mapping[Any, Any], service: Service) -> 
         raise DataError("a correction holds one of class, classes, boxes, mask")
     ((key, value),) = given.items()
     finding = row["finding"] or {}
+    fitting = _fitting(row, finding, service)
+    if key not in fitting:
+        raise DataError(f"this answer is corrected by {' or '.join(_WORDS[one] for one in fitting)}")
     if key == "mask":
         return {"mask": _kept_mask(str(value), finding, service)}
     if key == "boxes":
@@ -143,6 +147,13 @@ def _checked(answer: ReviewAnswer, row: Mapping[Any, Any], service: Service) -> 
     if strange:
         raise DataError(f"there is no such class; the model knows {', '.join(known)}")
     return {"class": names[0]} if key == "name" else {"classes": names}
+
+
+def _fitting(row: Mapping[Any, Any], finding: Mapping[str, Any], service: Service) -> tuple[str, ...]:
+    """What a correction of an answer may hold: what the model answers, also where it refused to."""
+    task = intended_use(service, row["checksum"]).get("task")
+    kind = {"classify": "classes", "segment": "mask", "detect": "boxes"}.get(str(task), finding.get("kind"))
+    return {"mask": ("mask",), "boxes": ("boxes",)}.get(str(kind), ("name", "classes"))
 
 
 def _classes(row: Mapping[Any, Any], finding: Mapping[str, Any], service: Service) -> list[str]:

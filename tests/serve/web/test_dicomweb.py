@@ -159,14 +159,17 @@ def test_stow_tells_good_from_bad_parts(running: Any, forge: Any) -> None:
     good = forge.file(forge.slice())
     bad = b"\0" * 128 + b"DICM" + b"nothing of use" * 20
     other = forge.slice(study=2)
+    blind = forge.file(forge.slice(number=2, PixelData=None))
     url = f"{running.url}/dicom-web/studies/{forge.uid}.1"
     answer = httpx.post(
-        url, content=message(good, bad, forge.file(other)), headers={**running.headers(), "content-type": RELATED}
+        url,
+        content=message(good, bad, forge.file(other), blind),
+        headers={**running.headers(), "content-type": RELATED},
     )
     assert answer.status_code == 202
     kept = pydicom.Dataset.from_json(answer.json())
     assert len(kept.ReferencedSOPSequence) == 1
-    assert [item.FailureReason for item in kept.FailedSOPSequence] == [0xC122, 0xA900]
+    assert [item.FailureReason for item in kept.FailedSOPSequence] == [0xC122, 0xA900, 0xA900]
     assert kept.FailedSOPSequence[1].ReferencedSOPInstanceUID == other.SOPInstanceUID
     assert httpx.get(f"{running.url}/dicom-web/studies/{forge.uid}.2", headers=running.headers()).status_code == 404
     nothing = httpx.post(url, content=message(bad), headers={**running.headers(), "content-type": RELATED})

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from sqlalchemy import insert, select, update
 
@@ -188,44 +189,97 @@ def test_a_series_that_is_no_volume_says_why(running: Any, forge: Any, api: Any)
     assert "mm" in answer.json()["error"]
 
 
-def test_reviews_are_kept_with_who_and_when(running: Any, api: Any, study: Any) -> None:
-    receipt, result, _, _ = study
+def test_reviews_are_kept_with_who_and_when(running: Any, api: Any, forge: Any) -> None:
+    receipt = running.add(*forge.series(2))[0]
+    finding = {
+        "kind": "classes",
+        "decision": ["benign"],
+        "classes": [
+            {"name": "benign", "probability": 0.7, "held": True},
+            {"name": "malignant", "probability": 0.3, "held": False},
+        ],
+    }
+    result = add_result(running.service, receipt.study_id, [receipt.series_id], finding=finding)
     path = f"/api/results/{result}/reviews"
     assert api("POST", path, "reader", json={"verdict": "accept"}).status_code == 201
     assert api("POST", path, "reader", json={"verdict": "reject"}).status_code == 400  # without a reason
     assert api("POST", path, "reader", json={"verdict": "reject", "reason": "other lung"}).status_code == 201
     for wrong in (
         {"verdict": "maybe"},
-        {"verdict": "accept", "correction": {"class": "x"}},
+        {"verdict": "accept", "correction": {"class": "benign"}},
         {"verdict": "correct"},
+        {"verdict": "correct", "correction": {}},
         {"verdict": "correct", "correction": {"class": "liver"}},
-        {"verdict": "correct", "correction": {"class": "lung-left", "classes": []}},
-        {
-            "verdict": "correct",
-            "correction": {"boxes": [{"label": "lung-left", "corners_voxels": [[0, 0, 0], [900, 1, 1]]}]},
-        },
-        {"verdict": "correct", "correction": {"boxes": [{"label": "lung-left", "corners_voxels": [[0, 0], [1, 1]]}]}},
-        {"verdict": "correct", "correction": {"mask": "not base64!"}},
+        {"verdict": "correct", "correction": {"class": "benign", "classes": []}},
+        {"verdict": "correct", "correction": {"boxes": []}},
+        {"verdict": "correct", "correction": {"mask": "AAAA"}},
     ):
         assert api("POST", path, "reader", json=wrong).status_code in {400, 422}, wrong
-    box = {
-        "verdict": "correct",
-        "correction": {"boxes": [{"label": "lung-left", "corners_voxels": [[0, 0, 0], [5, 5, 2]]}]},
-    }
-    assert api("POST", path, "reader", json=box).status_code == 201
+    assert (
+        api("POST", path, "reader", json={"verdict": "correct", "correction": {"class": "malignant"}}).status_code
+        == 201
+    )
     for role in ("machine", "engineer"):
         assert api("POST", path, role, json={"verdict": "accept"}).status_code == 403
+    assert api("POST", "/api/results/999/reviews", json={"verdict": "accept"}).status_code == 404
     shown = api("GET", f"/api/studies/{receipt.study_id}").json()
     assert shown["verdict"] == "correct"
     told = shown["results"][0]["reviews"]
-    assert [(one["user"], one["verdict"], one["reason"]) for one in told] == [
-        ("the-reader", "accept", ""),
-        ("the-reader", "reject", "other lung"),
-        ("the-reader", "correct", ""),
+    assert [(one["user"], one["verdict"], one["reason"], one["correction"]) for one in told] == [
+        ("the-reader", "accept", "", None),
+        ("the-reader", "reject", "other lung", None),
+        ("the-reader", "correct", "", {"class": "malignant"}),
     ]
     with running.service.db.read() as c:
         trail = c.execute(select(audit.c.details).where(audit.c.action == "review")).scalars().all()
     assert [one["verdict"] for one in trail] == ["accept", "reject", "correct"]
+
+
+def test_corrected_boxes_lie_in_the_image(running: Any, api: Any, forge: Any) -> None:
+    receipt = running.add(*forge.series(2))[0]
+    boxes = [{"label": "nodule", "score": 0.9, "chosen": True, "corners_voxels": [[1, 1, 0], [4, 4, 1]]}]
+    finding = {"kind": "boxes", "shape": [32, 40, 2], "boxes": boxes, "classes": [{"name": "nodule"}]}
+    result = add_result(running.service, receipt.study_id, [receipt.series_id], finding=finding)
+
+    def send(corners: Any, label: str = "nodule") -> int:
+        correction = {"boxes": [{"label": label, "corners_voxels": corners}]}
+        return api(
+            "POST", f"/api/results/{result}/reviews", "reader", json={"verdict": "correct", "correction": correction}
+        ).status_code
+
+    assert send([[0, 0, 0], [5, 5, 1]]) == 201
+    assert send([[-0.5, -0.5, -0.5], [31.5, 39.5, 1.5]]) == 201
+    for wrong in ([[0, 0, 0], [33, 5, 1]], [[5, 5, 1], [0, 0, 0]], [[0, 0], [1, 1]], [[0, 0, 0]]):
+        assert send(wrong) == 400, wrong
+    assert send([[0, 0, 0], [5, 5, 1]], "liver") == 400
+
+
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [
+        ("ISO_IR 192", "Wang^XiaoDong=王^小東"),
+        ("GB18030", "Wang^XiaoDong=王^小东"),
+        (["", "ISO 2022 IR 58"], "Zhang^XiaoDong=张^小东"),
+        ("ISO_IR 100", "Müller^Jörg"),
+        ("ISO_IR 192", "<script>alert(1)</script>^<b>"),
+    ],
+)
+def test_names_of_every_character_set(running: Any, api: Any, forge: Any, character_set: Any, name: str) -> None:
+    header = forge.slice(name=name, SpecificCharacterSet=character_set)
+    if character_set[-1] == "ISO 2022 IR 58":  # PS3.5 K.2: each part of the name begins with the escape sequence
+        first, chinese = name.split("=")
+        raw = b"^".join(b"\x1b$)A" + part.encode("gb2312") for part in chinese.split("^"))
+        header.PatientName = pydicom.valuerep.PersonName(first.encode() + b"=" + raw, ["iso8859", "iso_ir_58"])
+    running.add(header)
+    answer = api("GET", "/api/studies/1", "reader")
+    assert answer.json()["patient_name"] == name
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    forms = name.split("=")
+    expected = dict(zip(("Alphabetic", "Ideographic"), forms, strict=False))
+    for path in ("studies", f"studies/{forge.uid}.1/metadata"):
+        found = httpx.get(f"{running.url}/dicom-web/{path}", headers=running.headers()).json()
+        assert found[0]["00100010"]["Value"] == [expected], path
 
 
 def test_a_corrected_mask_must_fit_the_study(running: Any, api: Any, study: Any) -> None:
@@ -446,3 +500,13 @@ def test_changes_are_told_as_they_happen(running: Any, forge: Any) -> None:
     assert heard == [{"kind": "study", "id": 1}, {"kind": "event", "id": 1}]
     with running.service.db.read() as c:
         assert c.execute(select(studies.c.id)).scalars().all() == [1]
+
+
+def test_open_pages_do_not_hold_a_stop_up(running: Any) -> None:
+    with httpx.stream("GET", f"{running.url}/api/changes", headers=running.headers("reader"), timeout=20) as stream:
+        lines = stream.iter_lines()
+        assert next(lines) == "retry: 3000"
+        running.service.stopping.set()
+        began = time.monotonic()
+        assert not any(line.startswith("data: {") for line in lines)
+        assert time.monotonic() - began < 10
