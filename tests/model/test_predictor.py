@@ -52,6 +52,18 @@ def test_bad_cases_do_not_stop_good_ones(make_model, toy):
             np.testing.assert_allclose(answer.logits, alone[answer.case].logits, atol=1e-5)
 
 
+def test_cases_that_are_answered_together_get_the_answers_they_get_alone(make_model, toy):
+    model, arrays = make_model()
+    good = toy.cases_of(model.plan, arrays[:5])
+    cases = [*good[:2], bad_case("cut", ReadError("case cut: the file ends")), *good[2:]]
+    answers = model.predictor.predict_together(cases)
+    assert [a.case for a in answers] == [c.id for c in cases]
+    assert isinstance(answers[2], Failure)
+    for answer, case in zip([a for a in answers if isinstance(a, Prediction)], good, strict=True):
+        np.testing.assert_allclose(answer.logits, model.predict(case).logits, atol=1e-5)
+    assert model.predictor.predict_together([]) == []
+
+
 def test_nothing_of_a_strange_error_is_logged_but_its_kind(make_model, caplog):
     model, _ = make_model()
     list(model.predict_many([bad_case("odd", RuntimeError("MÜLLER^HANS"))]))
