@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sagittal.serve.series_cache import kept_file
 
 #: Binary values up to this length stand in the JSON itself.
 INLINE_BYTES = 1024
+_SWITCH = re.compile(r"\\u001b[ -/]+[0-~]")
 _BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 #: What stands for the address of the service in what is kept; no value of a header can contain it, as quotes are escaped.
@@ -74,7 +76,9 @@ def _value(header: Header, tag: int, where: str) -> dict[str, Any]:
     if vr in _BINARY and isinstance(element.value, bytes) and len(element.value) > INLINE_BYTES:
         return {"vr": vr, "BulkDataURI": where}
     made: dict[str, Any] = element.to_json_dict(None, 0)
-    json.dumps(made, allow_nan=False)  # raises where JSON has no such number
+    text = json.dumps(made, ensure_ascii=False, allow_nan=False)  # raises where JSON has no such number
+    if "\\u001b" in text:  # what pydicom leaves of the switches between character sets (PS3.5 6.1.2.5.3)
+        made = json.loads(_SWITCH.sub("", text))
     return made
 
 
