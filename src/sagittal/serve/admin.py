@@ -143,6 +143,7 @@ def list_destinations(request: Request, _: Operator) -> dict[str, Any]:
         shown.append(
             {
                 **to_values(values),
+                **({"folder": str(values["path"])} if values.get("path") else {}),
                 "deliveries": counts.get(name, {}),
                 "last_sent_at": iso(last.get(name)),
                 "trouble": None if trouble is None else {"code": trouble.code, "message": trouble.message},
