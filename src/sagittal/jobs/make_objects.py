@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,10 +115,12 @@ def make_objects(model: AnyModel, answer: Prediction | Failure, order: Order) ->
         If a kind is not known.
     """
     maker = _Maker(model, answer, order)
-    maker.explain()
-    maker.standard()
-    maker.attempt("the mask for the page", maker.page_mask)
-    maker.attempt("the map for the page", maker.page_map)
+    with ThreadPoolExecutor(1, thread_name_prefix="sagittal-page") as aside:  # compressing needs no interpreter
+        page = aside.submit(maker.attempt, "the mask for the page", maker.page_mask)
+        maker.explain()
+        maker.standard()
+        maker.attempt("the map for the page", maker.page_map)
+        page.result()
     return maker.made
 
 
@@ -167,7 +170,7 @@ class _Maker:
         except ResourceError:
             raise
         except Exception:
-            self.made.files.clear()
+            self.made.files[:] = [one for one in self.made.files if one.kind not in kinds]
         for kind in kinds:
             self.attempt(f"the object '{kind}'", lambda kind=kind: self._keep(self._standard([kind])))  # type: ignore[misc]
 

@@ -12,6 +12,7 @@ from sagittal.grid import Grid
 from sagittal.labels import ClassScores
 from sagittal.prediction import Detections, Failure, Mask, Prediction
 from sagittal.write.equipment import ModelFacts
+from sagittal.write.masks import planes_of
 from sagittal.write.measurements import Measured, measured_row
 from sagittal.write.statement import Statement
 from sagittal.write.terminology import Terminology
@@ -126,13 +127,12 @@ def _structures(found: Mask, measured: Sequence[Measured]) -> list[dict[str, Any
 
 def _mask_slices(found: Mask) -> list[int]:
     """Of each structure that is there, the slice on which it is largest."""
-    best: set[int] = set()
-    for one in found.segmentation.structures:
-        layer = found.segmentation.layers[one.layer]
-        areas = [int(np.isin(layer[:, :, k], one.values).sum()) for k in range(layer.shape[2])]
-        if any(areas):
-            best.add(int(np.argmax(areas)))
-    return sorted(best)
+    best: dict[int, tuple[int, int]] = {}
+    for n, k, plane in planes_of(found):
+        area = int(np.count_nonzero(plane))
+        if area > best.get(n, (0, 0))[0]:
+            best[n] = (area, k)
+    return sorted({k for _, k in best.values()})
 
 
 def _box_slices(found: Detections) -> list[int]:

@@ -205,7 +205,7 @@ def _insert(
             summary=answer.get("summary", ""),
             confidence=answer.get("confidence"),
             finding=answer,
-            reason=answer.get("reason", "") if answer["state"] != "answered" else "",
+            reason=answer.get("reason", ""),  # of an answer, the caution of a gate that only warns
             seconds=seconds,
             created_at=time.time(),
         )
