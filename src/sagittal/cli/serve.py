@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +54,9 @@ def serve(
         int | None, typer.Option("--dicom-port", metavar="N", help="Port of the DICOM node, 0 for none; 11112.")
     ] = None,
     data: Data = None,
+    worker: Annotated[
+        bool, typer.Option("--worker", help="Only answer studies, for a service on the same database and folder.")
+    ] = False,
     check: Annotated[bool, typer.Option("--check", help="Say what is wrong or unwise, and stop.")] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the configuration as it was resolved, and stop.")
@@ -75,7 +80,10 @@ def serve(
     elif check:
         _check(desk, given)
     else:
-        _serve(desk, given, log_level)
+        stop = threading.Event()
+        _stop_on_signals(stop)
+        with _logs("error" if desk.reporter.quiet else log_level):
+            (_work if worker else _serve)(desk, given, stop)
 
 
 def read(config: Path | None, flags: dict[str, Any], models: list[str] | None = None) -> Config:
@@ -104,35 +112,48 @@ def _check(desk: Desk, config: Config) -> None:
         raise typer.Exit(Exit.USAGE)
 
 
-def _serve(desk: Desk, config: Config, log_level: str) -> None:
+def _serve(desk: Desk, config: Config, stop: threading.Event) -> None:
     from sagittal.protect.users import administrators
     from sagittal.serve.check import refuse_exposure
-    from sagittal.serve.logs import start_logs, stop_logs
     from sagittal.serve.service import first_link, open_service, start_service
 
-    stop = threading.Event()
-    _stop_on_signals(stop)
-    handler = start_logs("error" if desk.reporter.quiet else log_level, sys.stderr)
+    service = open_service(config)
     try:
-        service = open_service(config)
-        try:
-            refuse_exposure(config, administrators(service.db))
-            listener = start_service(service)
-        except BaseException:
-            service.stop()
-            raise
-        try:
-            dicom = service.node.port if service.node is not None else None
-            link = first_link(service, config.server.public_url or listener.address)
-            told = [f"serving at {listener.address}"]
-            told += [f"DICOM node {config.dicom.ae_title} at port {dicom}"] if dicom else []
-            desk.answer({"address": listener.address, "dicom_port": dicom}, "\n".join(told))
-            sys.stdout.flush()
-            if link:
-                desk.complain(f"The first administrator comes in here, once, within a day: {link}")
-            stop.wait()
-        finally:
-            service.stop()
+        refuse_exposure(config, administrators(service.db))
+        listener = start_service(service)
+        dicom = service.node.port if service.node is not None else None
+        link = first_link(service, config.server.public_url or listener.address)
+        told = [f"serving at {listener.address}"]
+        told += [f"DICOM node {config.dicom.ae_title} at port {dicom}"] if dicom else []
+        desk.answer({"address": listener.address, "dicom_port": dicom}, "\n".join(told))
+        sys.stdout.flush()
+        if link:
+            desk.complain(f"The first administrator comes in here, once, within a day: {link}")
+        stop.wait()
+    finally:
+        service.stop()
+
+
+def _work(desk: Desk, config: Config, stop: threading.Event) -> None:
+    from sagittal.serve.work import Helper
+
+    helper = Helper(config)
+    try:
+        helper.start()
+        desk.answer({"working": True}, "answering studies")
+        sys.stdout.flush()
+        stop.wait()
+    finally:
+        helper.stop()
+
+
+@contextmanager
+def _logs(level: str) -> Iterator[None]:
+    from sagittal.serve.logs import start_logs, stop_logs
+
+    handler = start_logs(level, sys.stderr)
+    try:
+        yield
     finally:
         stop_logs(handler)
 

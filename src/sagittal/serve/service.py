@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,16 +23,15 @@ from sagittal.archive.integrity import check_files
 from sagittal.archive.recover import recover
 from sagittal.archive.retention import apply_rules, finish_deletions
 from sagittal.database.connect import Database
-from sagittal.database.events import end_event, report_event
+from sagittal.database.events import report_event
 from sagittal.errors import ServeError
-from sagittal.jobs.answer_job import AnswerJob, ChooseJob, after_answer
+from sagittal.jobs.answer_job import AnswerJob, ChooseJob
 from sagittal.jobs.deliver_job import DeliverJob, chase_confirmations, confirm_delivery
 from sagittal.jobs.fetch_job import FetchJob
-from sagittal.jobs.packages import ServedModel, read_packages
+from sagittal.jobs.packages import read_packages
 from sagittal.jobs.pool import Pool
 from sagittal.jobs.predict_now import PredictNow
-from sagittal.jobs.queue import Job, Queue
-from sagittal.jobs.results import Stored
+from sagittal.jobs.queue import Queue
 from sagittal.jobs.supervise import Handler, Supervisor, Tick
 from sagittal.protect.audit import Audit
 from sagittal.protect.links import make_link
@@ -46,6 +45,7 @@ from sagittal.serve.health import Health, add_checks
 from sagittal.serve.listen import Listener
 from sagittal.serve.metrics import Metrics
 from sagittal.serve.pdu import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+from sagittal.serve.record import answered, deleted, ended, trouble_over
 from sagittal.serve.series_cache import sweep_series
 from sagittal.serve.uploads import UploadJob, sweep_uploads
 from sagittal.serve.watch import Watching
@@ -178,7 +178,7 @@ def open_service(config: Config) -> Service:
         archive = Archive(db, config.server.data / "archive", limits)
         closers.append(("archive", archive.close))
         audit, queue = Audit(db), Queue(db, rng=np.random.default_rng())
-        pool = Pool(models, report=partial(report_event, db), ended=lambda code, about: _over(db, code, about))
+        pool = Pool(models, report=partial(report_event, db), ended=partial(trouble_over, db))
         closers.append(("models", pool.stop))
         supervisor = _supervisor(config, db, archive, audit, queue, pool)
         service = Service(
@@ -200,10 +200,6 @@ def open_service(config: Config) -> Service:
         raise
     service.closers.extend(closers)
     return service
-
-
-def _over(db: Database, code: str, about: str) -> None:
-    end_event(db, code, about)
 
 
 def make_provider(config: Config) -> Provider | None:
@@ -228,7 +224,7 @@ def make_provider(config: Config) -> Provider | None:
 def _supervisor(config: Config, db: Database, archive: Archive, audit: Audit, queue: Queue, pool: Pool) -> Supervisor:
     """Threads for each kind of job, and for what is due now and then."""
     data, destinations = config.server.data, config.destinations
-    record = partial(_deleted, audit)
+    record = partial(deleted, audit)
     woken: list[Supervisor] = []
 
     def wake() -> None:
@@ -238,7 +234,7 @@ def _supervisor(config: Config, db: Database, archive: Archive, audit: Audit, qu
     spool, uploads, cache = data / "spool", data / "uploads", data / "cache"
     handlers: dict[str, Handler] = {
         "choose": ChooseJob(queue, lambda: pool.models),
-        "answer": AnswerJob(queue, archive, pool, spool, stored=partial(_answered, audit)),
+        "answer": AnswerJob(queue, archive, pool, spool, stored=partial(answered, audit)),
         "deliver": DeliverJob(queue, archive, {one.name: one for one in destinations}, rng=np.random.default_rng()),
         "fetch": FetchJob(
             queue,
@@ -262,7 +258,7 @@ def _supervisor(config: Config, db: Database, archive: Archive, audit: Audit, qu
     if config.retention:
         ticks.append(Tick("retention", _SWEEP_S, lambda: apply_rules(archive, config.retention, record)))
     threads = {"answer": max(1, len(pool.models)), "deliver": max(1, min(8, 2 * len(destinations))), "upload": 2}
-    supervisor = Supervisor(queue, handlers, threads=threads, ticks=ticks, after=partial(_ended, audit, queue))
+    supervisor = Supervisor(queue, handlers, threads=threads, ticks=ticks, after=partial(ended, audit, queue))
     woken.append(supervisor)
     return supervisor
 
@@ -270,27 +266,6 @@ def _supervisor(config: Config, db: Database, archive: Archive, audit: Audit, qu
 def _close_quiet(config: Config, db: Database, wake: Callable[[], None]) -> None:
     if close_quiet_series(db, config.completeness.silence_s, db.clock.now()):
         wake()
-
-
-def _answered(audit: Audit, job: Job, model: ServedModel, stored: Stored) -> None:
-    """Tell the trail of a model's answer."""
-    details = {"model": model.name, "version": model.version, "result": stored.result_id, "role": model.entry.role}
-    audit.record("sagittal", "predict", study_id=job.study_id, details=details)
-
-
-def _ended(audit: Audit, queue: Queue, job: Job, ended: str) -> None:
-    """Tell the worklist of a job that ended, and the trail of what was sent to others or fetched from them."""
-    after_answer(queue, job, ended)
-    action = {"deliver": "send", "fetch": "import"}.get(job.kind)
-    if action is not None and ended in ("done", "dead"):
-        named = {key: job.payload[key] for key in ("destination", "pacs", "delivery") if key in job.payload}
-        outcome = "done" if ended == "done" else "failed"
-        audit.record("sagittal", action, study_id=job.study_id, outcome=outcome, details=named)
-
-
-def _deleted(audit: Audit, study_id: int, details: Mapping[str, Any]) -> None:
-    """Tell the trail of a deletion that nobody asked for but a rule."""
-    audit.record("sagittal", "delete", study_id=study_id, details=details)
 
 
 def _node(config: Config, archive: Archive, audit: Audit, supervisor: Supervisor) -> DicomNode:
@@ -342,7 +317,7 @@ def _start(service: Service) -> Listener:
         "sagittal", "start", details={"version": __version__, "models": [m.label for m in service.pool.models]}
     )
     service.closers.append(("trail", lambda: service.audit.record("sagittal", "stop")))
-    finish_deletions(service.archive, partial(_deleted, service.audit))
+    finish_deletions(service.archive, partial(deleted, service.audit))
     service.supervisor.start()
     service.closers.append(("workers", lambda: service.supervisor.stop(config.server.stop_s)))
     threading.Thread(target=service.pool.warm, name="warm", daemon=True).start()
