@@ -18,10 +18,10 @@ from PIL import Image as Pictures
 from sagittal.case import Case
 from sagittal.prediction import Failure, Prediction, Verdict
 from sagittal.read.sources import file_source
-from sagittal.write import result_page
+from sagittal.write import lettering, result_page
 from sagittal.write.dicom_sc import make_dicom_sc, write_dicom_sc
 from sagittal.write.equipment import ModelFacts, Stamp, derive_uids
-from sagittal.write.result_page import draw_page, find_chinese_font
+from sagittal.write.result_page import draw_page
 from sagittal.write.sources import open_series
 from sagittal.write.statement import make_statement
 
@@ -65,13 +65,13 @@ def test_states_look_different_and_say_what_they_are(
         found_classes(case.id, verdict=UNLIKE),
     ]
     written: list[str] = []
-    real = result_page._write
+    real = result_page.write_line
 
     def keep(sheet: Any, place: Any, text: str, *rest: Any, **given: Any) -> None:
         written.append(text)
         real(sheet, place, text, *rest, **given)
 
-    monkeypatch.setattr(result_page, "_write", keep)
+    monkeypatch.setattr(result_page, "write_line", keep)
     bands, texts = [], []
     for answer in answers:
         written.clear()
@@ -101,10 +101,10 @@ def test_the_pixels_hold_no_identifiers(
     study: Callable[..., Case], found_classes: Any, found_boxes: Any, stamp: Stamp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
-    real = result_page._write
+    real = result_page.write_line
     monkeypatch.setattr(
         result_page,
-        "_write",
+        "write_line",
         lambda sheet, place, text, *r, **g: (written.append(text), real(sheet, place, text, *r, **g)),
     )
     case = study(name="case-9", PatientName="Xylophon^Quincy", PatientID="ZQ-4711", AccessionNumber="ACC-0815")
@@ -163,9 +163,9 @@ def test_many_classes_are_counted_not_dropped(found_classes: Any, facts: ModelFa
 
 
 def test_chinese_is_drawn_with_a_font_that_has_it(found_classes: Any, facts: ModelFacts) -> None:
-    if find_chinese_font() is None:
+    if lettering.find_chinese_font() is None:
         pytest.skip("no font with Chinese signs is installed (Debian package fonts-droid-fallback)")
-    font = result_page._font(38, True, False)
+    font = lettering._font(38, True, False)
     # A font without a sign draws the same box for all of them.
     drawn = {bytes(np.asarray(font.getmask(sign))) for sign in "模型弃权置信度"}
     assert len(drawn) == 7

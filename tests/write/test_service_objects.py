@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from pydicom.valuerep import PersonName
 
 from sagittal.case import Case
 from sagittal.errors import ConfigError
+from sagittal.labels import ClassScores, LabelScheme
 from sagittal.prediction import Failure, Prediction, Verdict
 from sagittal.read.sources import file_source
 from sagittal.write.equipment import ModelFacts, derive_uids
@@ -249,6 +251,57 @@ def test_every_series_that_was_read_is_named(study: Any, found_mask: Any, make: 
         assert errors_of(made[kind].path) == []
     for kind in ("fhir", "json"):
         assert "1.2.3.4.6" in made[kind].path.read_bytes().decode()
+
+
+NAMES = ("<script>alert(1)</script>", "a\\b^c=d|e&f~g", "x" * 200, "新发\n病灶 \x0b\x00", " ", "liver")
+
+
+@pytest.mark.parametrize("name", ["mask", "boxes", "classes"])
+def test_names_that_mean_something_to_a_format_are_only_names(
+    study: Any, found_mask: Any, found_boxes: Any, found_classes: Any, make: Any, errors_of: Any, name: str
+) -> None:
+    case = study(BodyPartExamined="CHEST")
+    grid = case.image().grid
+    if name == "mask":
+        answer = found_mask(case.id, grid, NAMES[:4])
+    elif name == "boxes":
+        answer = replace(found_boxes(case.id, grid), scheme=LabelScheme("objects", NAMES[:3]), decision=NAMES[:2])
+    else:
+        scheme = LabelScheme("multilabel", NAMES, "\\evil^")
+        answer = found_classes(
+            case.id, scheme=scheme, finding=ClassScores(np.full(6, 0.7)), decision=NAMES, conformal=NAMES[:2]
+        )
+    made = make(answer, case)
+    for one in made.values():
+        if one.sop_instance_uid:
+            assert errors_of(one.path) == [], one.kind
+        else:
+            data = one.path.read_bytes().decode()
+            assert not set(data) & {"\x00", "\x0b"}
+            if one.media_type != "application/hl7-v2":
+                json.loads(data)
+    assert "<script>alert(1)</script>" in made["json"].path.read_text(encoding="utf-8")
+
+
+def test_a_model_may_have_any_name(
+    study: Any, found_boxes: Any, facts: ModelFacts, errors_of: Any, tmp_path: Path
+) -> None:
+    case = study(BodyPartExamined="CHEST")
+    answer = found_boxes(case.id, case.image().grid)
+    for number, name in enumerate(("chest\\2", "模型" * 60, "a\nb\x00", "", "^=|~&")):
+        other = replace(facts, name=name, version=name, question=name, checksum="")
+        folder = tmp_path / str(number)
+        for one in make_objects(answer, case, list(KINDS), other, folder, derive_uid=derive_uids("s")):
+            if one.sop_instance_uid:
+                assert errors_of(one.path) == [], (one.kind, name)
+
+
+def test_what_cannot_even_be_read_is_told_without_dicom(study: Any, make: Any) -> None:
+    case = study()
+    for path in case.images["image"].files:
+        path.write_bytes(path.read_bytes()[:300])
+    made = make(Failure(case.id, f"case {case.id}: its files are cut off", "ReadError"), case)
+    assert set(made) == {"fhir", "fhir5", "json"}
 
 
 def test_kinds_are_checked_and_ordered(found_classes: Any) -> None:

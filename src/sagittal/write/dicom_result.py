@@ -17,6 +17,7 @@ from sagittal.errors import DataError, require
 from sagittal.model.archive import disk_errors
 from sagittal.prediction import Failure, Prediction
 from sagittal.write.equipment import MANUFACTURER, ModelFacts, Stamp, add_equipment
+from sagittal.write.names import one_line
 from sagittal.write.sources import Source
 from sagittal.write.terminology import PRIVATE_SCHEME, Code, Term
 
@@ -79,7 +80,12 @@ def maker_of(prediction: Prediction | Failure, stamp: Stamp | None = None) -> Ma
     from sagittal import __version__
 
     facts = ModelFacts.of(prediction) if stamp is None else stamp.model
-    return Maker(facts.name[:64], facts.version[:64] or "not stated", __version__, facts.checksum)
+    return Maker(
+        one_line(facts.name) or "unnamed model",
+        one_line(facts.version) or "not stated",
+        __version__,
+        facts.checksum[:64],
+    )
 
 
 def highdicom() -> Any:
@@ -145,12 +151,21 @@ def _character_set(made: Header, source: Header) -> str:
     if codec is None or given == UTF_8:
         return UTF_8
     try:
-        for element in made.iterall():
-            if element.VR in {"SH", "LO", "ST", "LT", "UC", "UT", "PN"}:
-                str(element.value).encode(codec)
+        for text in _texts(made):
+            text.encode(codec)
     except (UnicodeEncodeError, LookupError):
         return UTF_8
     return str(given)
+
+
+def _texts(made: Header) -> Iterator[str]:
+    """Every text of a data set but those of its frames, which may be thousands and hold codes alone."""
+    for element in made:
+        if element.VR == "SQ" and element.keyword != "PerFrameFunctionalGroupsSequence":
+            for item in element.value:
+                yield from _texts(item)
+        elif element.VR in {"SH", "LO", "ST", "LT", "UC", "UT", "PN"}:
+            yield str(element.value)
 
 
 def algorithm(maker: Maker) -> Any:

@@ -17,7 +17,9 @@ from sagittal.write.dicom_result import maker_of, save_dicom, seal
 from sagittal.write.dicom_sr import source_of
 from sagittal.write.equipment import MANUFACTURER, Stamp
 from sagittal.write.key_objects import HeatMap
-from sagittal.write.result_page import draw_page, find_chinese_font
+from sagittal.write.lettering import find_chinese_font
+from sagittal.write.names import one_line
+from sagittal.write.result_page import draw_page
 from sagittal.write.result_picture import draw_result
 from sagittal.write.sources import Source
 from sagittal.write.statement import Statement, make_statement
@@ -118,7 +120,7 @@ def _capture(
     made.SeriesNumber, made.InstanceNumber = _SERIES, 1
     made.Modality = "OT"  # not that of the images: nobody shall take the page for one of them and read it again
     made.ConversionType = "WSD"
-    made.SeriesDescription = f"Result by {maker.name}"[:64]
+    made.SeriesDescription = one_line(f"Result by {maker.name}")
     made.Manufacturer, made.ManufacturerModelName = MANUFACTURER, maker.name
     made.DeviceSerialNumber = maker.serial
     made.SoftwareVersions = [maker.software, maker.version]

@@ -31,6 +31,7 @@ from sagittal.write.dicom_result import (
 )
 from sagittal.write.equipment import MANUFACTURER, Stamp
 from sagittal.write.masks import mask_of, planes_of
+from sagittal.write.names import one_line
 from sagittal.write.sources import Source, open_source
 from sagittal.write.terminology import Term, Terminology
 
@@ -123,9 +124,9 @@ def make_dicom_seg(
             software_versions=maker.software,
             device_serial_number=maker.serial,
             content_label="SAGITTAL",
-            content_description=f"Found by {maker.name}"[:64],
+            content_description=one_line(f"Found by {maker.name}"),
             content_creator_name=f"{MANUFACTURER}^",
-            series_description=f"Segmentation by {maker.name}"[:64],
+            series_description=one_line(f"Segmentation by {maker.name}"),
         )
     made.SoftwareVersions = [maker.software, maker.version]
     if not source.placed:  # type 2C of the General Image module
@@ -181,13 +182,13 @@ def _describe(number: int, term: Term, identification: Any, stamp: Stamp) -> Any
     hd = highdicom()
     made = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=term.name[:64],
+        segment_label=one_line(term.name) or f"structure {number}",
         segmented_property_category=concept(term.category),
         segmented_property_type=concept(term.type),
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=identification,
         tracking_uid=stamp.uid(f"tracking/{number}"),
-        tracking_id=f"{number} {term.name}"[:64],
+        tracking_id=one_line(f"{number} {term.name}"),
         anatomic_regions=[concept(region) for region in term.regions] or None,
         display_color=hd.color.CIELabColor.from_rgb(*term.colour),
     )

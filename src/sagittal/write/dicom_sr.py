@@ -25,6 +25,7 @@ from sagittal.write.dicom_result import (
 )
 from sagittal.write.equipment import MANUFACTURER, Stamp
 from sagittal.write.measurements import Measured, measure_mask
+from sagittal.write.names import one_line
 from sagittal.write.sources import Source, open_series, open_source
 from sagittal.write.sr_groups import Groups
 from sagittal.write.statement import Statement, make_statement
@@ -147,7 +148,7 @@ def make_dicom_sr(
             is_complete=statement.state == "answered",
             is_final=False,
             is_verified=False,
-            series_description=f"Measurements by {maker.name}"[:64],
+            series_description=one_line(f"Measurements by {maker.name}"),
         )
     made.SoftwareVersions = [maker.software, maker.version]
     declare_schemes(made, terms, always=_uses_private(groups))

@@ -18,6 +18,7 @@ from pydicom.uid import generate_uid
 
 from sagittal.errors import ConfigError, nearest
 from sagittal.prediction import Failure, Prediction
+from sagittal.write.names import one_line
 
 MANUFACTURER = "Sagittal"
 #: Namespace of derived UIDs; made once, at random.
@@ -161,9 +162,10 @@ def add_equipment(made: Header, stamp: Stamp, source: Header) -> None:
     model = Header()
     model.PurposeOfReferenceCodeSequence = [_code(*_PROCESSING)]
     model.Manufacturer = MANUFACTURER
-    model.ManufacturerModelName = stamp.model.name[:64]
-    model.DeviceSerialNumber = stamp.model.checksum[:64] or stamp.model.version[:64]
-    model.SoftwareVersions = [f"{MANUFACTURER} {__version__}"[:64], stamp.model.version[:64] or "not stated"]
+    version = one_line(stamp.model.version) or "not stated"
+    model.ManufacturerModelName = one_line(stamp.model.name) or "unnamed model"
+    model.DeviceSerialNumber = one_line(stamp.model.checksum) or version
+    model.SoftwareVersions = [f"{MANUFACTURER} {__version__}"[:64], version]
     model.ContributionDateTime = date_time(stamp.made_at)
     model.ContributionDescription = (
         "Algorithm: a trained model made this object from the images it refers to; no person has checked it"

@@ -15,6 +15,7 @@ from sagittal.write.dicom_result import UTF_8, concept, highdicom, made_by_highd
 from sagittal.write.dicom_sr import device_observer
 from sagittal.write.equipment import MANUFACTURER, Stamp
 from sagittal.write.masks import planes_of
+from sagittal.write.names import one_line
 from sagittal.write.sources import Source
 from sagittal.write.statement import Statement, make_statement
 from sagittal.write.statement_words import WORDS
@@ -146,7 +147,7 @@ def make_key_objects(
             software_versions=maker.software,
             device_serial_number=maker.serial,
             specific_character_set=UTF_8,
-            series_description=f"Key images by {maker.name}"[:64],
+            series_description=one_line(f"Key images by {maker.name}"),
         )
     made.SoftwareVersions = [maker.software, maker.version]
     seal(made, source, stamp)

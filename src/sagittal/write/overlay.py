@@ -10,8 +10,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,12 +18,12 @@ from sagittal.image import Image
 from sagittal.prediction import Prediction
 from sagittal.types import Array, Bools, Floats
 from sagittal.write.boxes import detections_of
+from sagittal.write.lettering import text_length, write_line
 from sagittal.write.masks import mask_of, planes_of
 from sagittal.write.terminology import Term, Terminology
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Sheet
-    from PIL.ImageFont import FreeTypeFont
 
 #: Panels are enlarged or reduced to about these sides, pixels.
 _SHORT, _PANEL, _TALL, _MOST = 480, 360, 720, 2048
@@ -260,7 +258,7 @@ class _View:
         draw = ImageDraw.Draw(sheet)
         x, y = sheet.width / shape[1], sheet.height / shape[0]
         width = max(1, round(min(sheet.size) / 240))
-        font = _font(max(11, round(min(sheet.size) / 34)))
+        size = max(11, round(min(sheet.size) / 34))
         for one in reversed(boxes):  # the surest on top
             if not one.corners[0, 2] <= k <= one.corners[1, 2]:
                 continue
@@ -270,12 +268,11 @@ class _View:
             if not one.corners[0, 2] <= k <= one.corners[1, 2]:
                 continue
             (left, top), (_, bottom) = (one.corners[:, :2] + 0.5) * (x, y)
-            text = draw.textbbox((0, 0), one.label, font=font)
-            high = text[3] + 3
+            long, high = text_length(one.label, size), round(1.25 * size) + 3
             above = top - high if top >= high else min(bottom, sheet.height - high)
-            start = float(np.clip(left, 0, max(sheet.width - text[2] - 4, 0)))
-            draw.rectangle((start, above, start + text[2] + 3, above + high - 1), fill=one.term.colour)
-            draw.text((start + 2, above), one.label, fill=_ink(one.term.colour), font=font)
+            start = float(np.clip(left, 0, max(sheet.width - long - 4, 0)))
+            draw.rectangle((start, above, start + long + 3, above + high - 1), fill=one.term.colour)
+            write_line(sheet, (round(start) + 2, round(above)), one.label, size, _ink(one.term.colour))
 
 
 def _limits(image: Image, dense: Sequence[Floats]) -> tuple[float, float]:
@@ -348,15 +345,6 @@ def _legend(counts: Sequence[int], terms: Sequence[Term], image: Image) -> list[
     return lines
 
 
-@cache
-def _font(size: int) -> FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib."""
-    import matplotlib
-    from PIL import ImageFont
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
-
-
 def _ink(colour: tuple[int, int, int]) -> tuple[int, int, int]:
     """Black or white, whichever stands out from a colour (relative luminance, ITU-R BT.709)."""
     bright = 0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2]
@@ -365,11 +353,10 @@ def _ink(colour: tuple[int, int, int]) -> tuple[int, int, int]:
 
 def _titled(sheet: Sheet, title: str) -> Sheet:
     from PIL import Image as Pillow
-    from PIL import ImageDraw
 
     made = Pillow.new("RGB", (sheet.width, sheet.height + 20), "white")
     made.paste(sheet, (0, 20))
-    ImageDraw.Draw(made).text((2, 2), title, fill=(17, 17, 17), font=_font(13))
+    write_line(made, (2, 2), title, 13, (17, 17, 17))
     return made
 
 
@@ -380,12 +367,11 @@ def _sheet(rows: Sequence[Sequence[Sheet]], legend: Sequence[tuple[Term | None, 
 
     gap = 6
     width = max(sum(p.width for p in row) + gap * (len(row) - 1) for row in rows)
-    font = _font(max(13, min(26, width // 60)))
-    step = round(font.size * 1.5)
-    probe = ImageDraw.Draw(Pillow.new("RGB", (1, 1)))
+    size = max(13, min(26, width // 60))
+    step = round(size * 1.5)
     spots, x, y = [], 0, 0
     for _, text in legend:
-        long = round(probe.textlength(text, font=font)) + round(2.4 * step)
+        long = text_length(text, size) + round(2.4 * step)
         if x and x + long > width:
             x, y = 0, y + step
         spots.append((x, y))
@@ -401,10 +387,10 @@ def _sheet(rows: Sequence[Sequence[Sheet]], legend: Sequence[tuple[Term | None, 
         top += max(p.height for p in row) + gap
     draw = ImageDraw.Draw(made)
     for (term, text), (x, y) in zip(legend, spots, strict=True):
-        square = round(font.size * 0.9)
+        square = round(size * 0.9)
         if term is not None:
             draw.rectangle((x + 4, top + y + 3, x + 4 + square, top + y + 3 + square), fill=term.colour)
-        draw.text((x + 10 + square, top + y), text, fill=(17, 17, 17), font=font)
+        write_line(made, (x + 10 + square, top + y), text, size, (17, 17, 17))
     return made
 
 

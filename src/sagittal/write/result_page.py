@@ -7,24 +7,20 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sagittal.types import Array
 from sagittal.write.equipment import MANUFACTURER, ModelFacts
+from sagittal.write.lettering import fitted, text_length, wrapped, write_line
 from sagittal.write.statement import Line, Statement, percent
 from sagittal.write.statement_words import WORDS
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Sheet
-    from PIL.ImageFont import FreeTypeFont
 
 WIDTH, HEIGHT = 1024, 1448
 _MARGIN = 44
@@ -35,29 +31,6 @@ _TINTS = {"answered": (236, 242, 247), "abstained": (253, 243, 224), "refused": 
 _NOTICE = (255, 209, 92)
 _BAR = (64, 122, 168)
 _MOST_LINES = 9
-#: Fonts that hold Chinese, the better ones first, and where systems keep fonts.
-_CJK = (
-    "NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "NotoSansSC-Regular.otf", "NotoSansSC-Regular.ttf",
-    "NotoSansSC[wght].ttf", "SourceHanSansSC-Regular.otf", "SourceHanSansCN-Regular.otf", "wqy-microhei.ttc",
-    "wqy-zenhei.ttc", "DroidSansFallbackFull.ttf", "DroidSansFallback.ttf", "msyh.ttc", "simhei.ttf", "PingFang.ttc",
-    "STHeiti Light.ttc", "uming.ttc",
-)  # fmt: skip
-_FOLDERS = (
-    "/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts", "/System/Library/Fonts",
-    "/Library/Fonts", "C:/Windows/Fonts",
-)  # fmt: skip
-
-
-@cache
-def find_chinese_font() -> Path | None:
-    """A font file with Chinese signs that this machine has; ``None`` where there is none."""
-    found: dict[str, Path] = {}
-    for folder in _FOLDERS:
-        for place, _, names in os.walk(Path(folder).expanduser()):
-            for name in names:
-                if name in _CJK:
-                    found.setdefault(name, Path(place) / name)
-    return next((found[name] for name in _CJK if name in found), None)
 
 
 def draw_page(statement: Statement, facts: ModelFacts, *, picture: bytes | None = None, caption: str = "") -> Array:
@@ -66,7 +39,7 @@ def draw_page(statement: Statement, facts: ModelFacts, *, picture: bytes | None 
     Parameters
     ----------
     statement : Statement
-        In Chinese only where :func:`find_chinese_font` finds a font.
+        In Chinese only where :func:`sagittal.write.lettering.find_chinese_font` finds a font.
     facts : ModelFacts
     picture : bytes, optional
         PNG of the study with what was found in it.
@@ -102,32 +75,32 @@ class _Page:
         """Band with what this is, and the notice that nobody may overlook."""
         self._box(0, 0, WIDTH, 74, _BANDS[self.statement.state])
         title = self.words[f"{self.statement.state} title"]
-        _write(self.sheet, (_MARGIN, 21), title, 28, "white", bold=True)
-        name = _fitted(f"{MANUFACTURER} · {self.facts.name}", 22, self.wide - _length(title, 28, bold=True) - 40)
-        _write(self.sheet, (WIDTH - _MARGIN - _length(name, 22), 25), name, 22, "white")
+        write_line(self.sheet, (_MARGIN, 21), title, 28, "white", bold=True)
+        name = fitted(f"{MANUFACTURER} · {self.facts.name}", 22, self.wide - text_length(title, 28, bold=True) - 40)
+        write_line(self.sheet, (WIDTH - _MARGIN - text_length(name, 22), 25), name, 22, "white")
         self._box(0, 74, WIDTH, 122, _NOTICE)
-        _write(self.sheet, (_MARGIN, 85), self.statement.notice, 22, _INK, bold=True)
+        write_line(self.sheet, (_MARGIN, 85), self.statement.notice, 22, _INK, bold=True)
         self.y = 142
 
     def finding(self) -> None:
         """The finding or the reason for none in large letters, and how sure."""
         said = self.statement
         size = 38 if len(said.summary) < 90 else 28
-        lines = _wrapped(said.summary, size, self.wide - 40, bold=True)[:4]
+        lines = wrapped(said.summary, size, self.wide - 40, bold=True)[:4]
         under = [part for part in (said.confidence_words, said.not_excluded, said.reason) if part]
         if said.state != "answered":
             under = [said.reason]
-        small = [line for part in under for line in _wrapped(part, 22, self.wide - 40)][:9]
+        small = [line for part in under for line in wrapped(part, 22, self.wide - 40)][:9]
         high = 18 + len(lines) * round(size * 1.3) + 8 + len(small) * 31 + 14
         self._box(_MARGIN, self.y, WIDTH - _MARGIN, self.y + high, _TINTS[said.state])
         self._box(_MARGIN, self.y, _MARGIN + 10, self.y + high, _BANDS[said.state])
         y = self.y + 18
         for line in lines:
-            _write(self.sheet, (_MARGIN + 26, y), line, size, _INK, bold=True)
+            write_line(self.sheet, (_MARGIN + 26, y), line, size, _INK, bold=True)
             y += round(size * 1.3)
         y += 8
         for line in small:
-            _write(self.sheet, (_MARGIN + 26, y), line, 22, _INK)
+            write_line(self.sheet, (_MARGIN + 26, y), line, 22, _INK)
             y += 31
         self.y += high + 18
         self._detail(said.lines)
@@ -140,23 +113,23 @@ class _Page:
         shown = order[:_MOST_LINES]
         for one in shown:
             mark = "●" if one.held else "○"
-            _write(self.sheet, (_MARGIN, self.y), mark, 20, _INK if one.held else _SOFT)
+            write_line(self.sheet, (_MARGIN, self.y), mark, 20, _INK if one.held else _SOFT)
             if math.isfinite(one.probability) and not one.count:
-                name = _fitted(one.name, 21, 420)
-                _write(self.sheet, (_MARGIN + 30, self.y), name, 21, _INK, bold=one.held)
+                name = fitted(one.name, 21, 420)
+                write_line(self.sheet, (_MARGIN + 30, self.y), name, 21, _INK, bold=one.held)
                 left, right = _MARGIN + 470, WIDTH - _MARGIN - 110
                 self._box(left, self.y + 5, right, self.y + 21, (232, 236, 240))
                 end = left + round((right - left) * min(max(one.probability, 0.0), 1.0))
                 if end > left:
                     self._box(left, self.y + 5, end, self.y + 21, _BAR if one.held else (158, 178, 194))
-                _write(self.sheet, (right + 16, self.y), percent(one.probability), 21, _INK, bold=one.held)
+                write_line(self.sheet, (right + 16, self.y), percent(one.probability), 21, _INK, bold=one.held)
             else:
-                text = _fitted(one.words, 21, self.wide - 30)
-                _write(self.sheet, (_MARGIN + 30, self.y), text, 21, _INK if one.held else _SOFT, bold=one.held)
+                text = fitted(one.words, 21, self.wide - 30)
+                write_line(self.sheet, (_MARGIN + 30, self.y), text, 21, _INK if one.held else _SOFT, bold=one.held)
             self.y += 30
         if len(order) > len(shown):
             text = self.words["more"].format(count=len(order) - len(shown)).lstrip("; ；")
-            _write(self.sheet, (_MARGIN + 30, self.y), text, 19, _SOFT)
+            write_line(self.sheet, (_MARGIN + 30, self.y), text, 19, _SOFT)
             self.y += 28
         self.y += 10
 
@@ -165,7 +138,7 @@ class _Page:
         from PIL import Image as Pillow
 
         text = caption if picture is not None else self.words["no picture"]
-        lines = _wrapped(text, 18, self.wide)[:2] if text else []
+        lines = wrapped(text, 18, self.wide)[:2] if text else []
         room = bottom - self.y - 18 - len(lines) * 25
         y = self.y
         if picture is not None and room >= 80:
@@ -176,7 +149,7 @@ class _Page:
             self.sheet.paste(drawn.resize(size, how), (_MARGIN + (self.wide - size[0]) // 2, y))
             y += size[1] + 8
         for line in lines:
-            _write(self.sheet, (_MARGIN, y), line, 18, _SOFT)
+            write_line(self.sheet, (_MARGIN, y), line, 18, _SOFT)
             y += 25
         self.y = y
 
@@ -189,121 +162,26 @@ class _Page:
         y = top
         for title, lines in self._blocks():
             self._box(_MARGIN, y, WIDTH - _MARGIN, y + 1, _RULE)
-            _write(self.sheet, (_MARGIN, y + 8), title, 17, _SOFT, bold=True)
+            write_line(self.sheet, (_MARGIN, y + 8), title, 17, _SOFT, bold=True)
             y += 34
             for line in lines:
-                _write(self.sheet, (_MARGIN, y), line, 18, _INK)
+                write_line(self.sheet, (_MARGIN, y), line, 18, _INK)
                 y += 25
             y += 4
         self._box(_MARGIN, y, WIDTH - _MARGIN, y + 1, _RULE)
         facts = self.facts
         seal = f" · sha256 {facts.checksum[:32]}" if facts.checksum else ""
         text = f"{self.words['model']}: {facts.name} · {facts.version or '-'}{seal}"
-        for n, line in enumerate(_wrapped(text, 17, self.wide)[:2]):
-            _write(self.sheet, (_MARGIN, y + 12 + 24 * n), line, 17, _SOFT)
+        for n, line in enumerate(wrapped(text, 17, self.wide)[:2]):
+            write_line(self.sheet, (_MARGIN, y + 12 + 24 * n), line, 17, _SOFT)
 
     def _blocks(self) -> list[tuple[str, list[str]]]:
         blocks = []
         for key, rows in (("purpose title", self.statement.purpose), ("limits title", self.statement.limits)):
-            lines = [line for label, text in rows for line in _wrapped(f"{label}: {text}", 18, self.wide)[:3]]
+            lines = [line for label, text in rows for line in wrapped(f"{label}: {text}", 18, self.wide)[:3]]
             if lines:
                 blocks.append((self.words[key], lines[:8]))
         return blocks
 
     def _box(self, left: int, top: int, right: int, bottom: int, colour: tuple[int, int, int]) -> None:
         self.sheet.paste(colour, (left, top, right, bottom))
-
-
-@cache
-def _font(size: int, chinese: bool, bold: bool) -> FreeTypeFont:
-    import matplotlib
-    from PIL import ImageFont
-
-    path = find_chinese_font() if chinese else None
-    if path is None:
-        name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-        path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
-    return ImageFont.truetype(path, size)
-
-
-def _is_chinese(sign: str) -> bool:
-    """Whether DejaVu lacks it and a Chinese font has it: ideographs, their punctuation, kana, hangul, wide forms."""
-    return (
-        "\u2e80" <= sign <= "\ud7af" or "\uf900" <= sign <= "\ufaff" or "\uff00" <= sign <= "\uffef" or sign > "\uffff"
-    )
-
-
-def _runs(text: str) -> list[tuple[bool, str]]:
-    return [(chinese, "".join(signs)) for chinese, signs in groupby(text, _is_chinese)]
-
-
-def _length(text: str, size: int, *, bold: bool = False) -> int:
-    return math.ceil(sum(_font(size, chinese, bold).getlength(run) for chinese, run in _runs(text)))
-
-
-def _write(
-    sheet: Sheet,
-    place: tuple[int, int],
-    text: str,
-    size: int,
-    colour: tuple[int, int, int] | str,
-    *,
-    bold: bool = False,
-) -> None:
-    """One line; each run in the font that has its signs, all on one base line."""
-    from PIL import ImageDraw
-
-    draw = ImageDraw.Draw(sheet)
-    x, base = float(place[0]), place[1] + size
-    for chinese, run in _runs(text):
-        font = _font(size, chinese, bold)
-        # The fonts for Chinese come in one weight: a thin outline in the same colour makes it bold.
-        stroke = 1 if bold and chinese and size > 18 else 0
-        draw.text((x, base), run, fill=colour, font=font, anchor="ls", stroke_width=stroke, stroke_fill=colour)
-        x += font.getlength(run)
-
-
-def _fitted(text: str, size: int, wide: int) -> str:
-    """The text, cut with an ellipsis where it is too long."""
-    if _length(text, size) <= wide:
-        return text
-    while text and _length(text + "…", size) > wide:
-        text = text[:-1]
-    return text + "…"
-
-
-def _wrapped(text: str, size: int, wide: int, *, bold: bool = False) -> list[str]:
-    """Lines no longer than that many pixels: broken at spaces, Chinese anywhere, words that are too long within."""
-    lines, line = [], ""
-    for piece in _pieces(text):
-        if _length(line + piece.rstrip(), size, bold=bold) <= wide:
-            line += piece
-            continue
-        if line.strip():
-            lines.append(line.rstrip())
-        line = piece.lstrip()
-        while _length(line, size, bold=bold) > wide:
-            cut = max(
-                1, next(n for n in range(len(line), 0, -1) if n == 1 or _length(line[:n], size, bold=bold) <= wide)
-            )
-            lines.append(line[:cut])
-            line = line[cut:]
-    return [*lines, line.rstrip()] if line.strip() else lines
-
-
-def _pieces(text: str) -> list[str]:
-    """Words with the space after them; ideographs one by one."""
-    pieces = [""]
-    for sign in text:
-        if _is_chinese(sign):
-            # Closing punctuation stays with what it closes.
-            if sign in "，。；：、）？！" and pieces[-1]:
-                pieces[-1] += sign
-            else:
-                pieces.append(sign)
-            pieces.append("")
-        else:
-            pieces[-1] += sign
-            if sign == " ":
-                pieces.append("")
-    return [piece for piece in pieces if piece]

@@ -19,6 +19,7 @@ from sagittal.types import Floats
 from sagittal.write.dicom_result import Maker, declare_schemes, maker_of, save_dicom, seal
 from sagittal.write.equipment import MANUFACTURER, Stamp
 from sagittal.write.masks import mask_of, planes_of
+from sagittal.write.names import one_line
 from sagittal.write.outlines import outline
 from sagittal.write.sources import Source, open_source
 from sagittal.write.terminology import Code, Term, Terminology
@@ -94,7 +95,7 @@ def _head(source: Source, maker: Maker, stamp: Stamp) -> Header:
     made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = UID(stamp.uid("instance"))
     made.StructureSetDate = made.StructureSetTime = ""  # set when it is sealed
     made.Modality, made.SeriesInstanceUID, made.SeriesNumber = "RTSTRUCT", UID(stamp.uid("series")), _SERIES
-    made.SeriesDescription = f"Structures by {maker.name}"[:64]
+    made.SeriesDescription = one_line(f"Structures by {maker.name}")
     made.OperatorsName = ""
     made.Manufacturer, made.ManufacturerModelName = MANUFACTURER, maker.name
     made.DeviceSerialNumber = maker.serial
@@ -132,10 +133,10 @@ def _reference(sop_class: str, instance: str, frame: int = 0) -> Header:
 
 def _region(number: int, term: Term, source: Source, maker: Maker) -> Header:
     item = Header()
-    item.ROINumber, item.ROIName = number, term.name[:64]
+    item.ROINumber, item.ROIName = number, one_line(term.name) or f"structure {number}"
     item.ReferencedFrameOfReferenceUID = source.header.FrameOfReferenceUID
     item.ROIGenerationAlgorithm = "AUTOMATIC"
-    item.ROIGenerationDescription = f"{maker.name}, {maker.version}"[:64]
+    item.ROIGenerationDescription = one_line(f"{maker.name}, {maker.version}")
     return item
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sagittal.case import Case
-from sagittal.errors import ConfigError, ScopeError, nearest
+from sagittal.errors import ConfigError, SagittalError, ScopeError, nearest
 from sagittal.image import Image
 from sagittal.prediction import Failure, Mask, Prediction
 from sagittal.write.dicom_result import save_dicom
@@ -156,6 +156,10 @@ class _Job:
             return source_of(self.answer, self.case, "a result")
         except ScopeError:
             return None
+        except SagittalError:
+            if isinstance(self.answer, Failure):
+                return None  # what was refused as unreadable can be told all the same
+            raise
 
     @property
     def dicom(self) -> bool:

@@ -17,6 +17,7 @@ from sagittal.types import Floats
 from sagittal.write.dicom_result import Maker, concept, highdicom
 from sagittal.write.equipment import MANUFACTURER, Stamp
 from sagittal.write.measurements import Measured
+from sagittal.write.names import one_line
 from sagittal.write.sources import Source
 from sagittal.write.statement import Statement
 from sagittal.write.terminology import PRIVATE_SCHEME, Code, Term
@@ -237,7 +238,9 @@ class Groups:
 
     def _tracking(self, label: str) -> Any:
         hd = highdicom()
-        return hd.sr.TrackingIdentifier(uid=hd.UID(self.stamp.uid(f"tracking/{label}")), identifier=label[:64])
+        return hd.sr.TrackingIdentifier(
+            uid=hd.UID(self.stamp.uid(f"tracking/{label}")), identifier=one_line(label) or "finding"
+        )
 
     def _algorithm(self) -> Any:
         """TID 4019, without the optional family: highdicom reads that as an evaluation of the finding."""

@@ -17,6 +17,7 @@ from sagittal.labels import ClassScores
 from sagittal.prediction import Detections, Failure, Mask, Prediction
 from sagittal.write.equipment import ModelFacts
 from sagittal.write.measurements import Measured
+from sagittal.write.names import one_line
 from sagittal.write.statement_words import WORDS
 
 State = Literal["answered", "abstained", "refused"]
@@ -188,7 +189,7 @@ def _class_lines(answer: Prediction, found: ClassScores, words: Mapping[str, str
     lines = []
     for name, value in zip(answer.scheme.classes, found.values.tolist(), strict=True):
         held = name in answer.decision
-        lines.append(Line(name, held, value, words=f"{name}: {percent(value)}"))
+        lines.append(Line(name, held, value, words=f"{one_line(name)}: {percent(value)}"))
     held_values = [one.probability for one in lines if one.held]
     if answer.scheme.exclusive:
         confidence = held_values[0] if held_values else math.nan
@@ -202,7 +203,9 @@ def _box_lines(answer: Prediction, found: Detections, words: Mapping[str, str]) 
     for n, name in enumerate(answer.scheme.classes):
         scores = found.scores[(found.boxes.classes == n) & found.chosen]
         best = float(scores.max()) if len(scores) else math.nan
-        text = f"{name}: {len(scores)}" + (words["surest"].format(percent=percent(best)) if len(scores) else "")
+        text = f"{one_line(name)}: {len(scores)}" + (
+            words["surest"].format(percent=percent(best)) if len(scores) else ""
+        )
         lines.append(Line(name, bool(len(scores)), best, len(scores), words=text))
     best = max((one.probability for one in lines if one.held), default=math.nan)
     return lines, best, "objects"
@@ -218,12 +221,13 @@ def _mask_lines(
         size = by_name.get(one.name)
         if size is None:
             there = one.name in answer.decision
-            lines.append(Line(one.name, there, words=one.name if there else words["not found"].format(name=one.name)))
+            name = one_line(one.name)
+            lines.append(Line(one.name, there, words=name if there else words["not found"].format(name=name)))
             continue
         value, unit = _size(size)
         there = size.shape.voxels > 0
-        text = f"{one.name}: {amount(value)} {words.get(unit, unit)}"
-        text = text if there else words["not found"].format(name=one.name)
+        name = one_line(one.name)
+        text = f"{name}: {amount(value)} {words.get(unit, unit)}" if there else words["not found"].format(name=name)
         lines.append(Line(one.name, there, math.nan, size.shape.components, value, unit, text))
         dice = float(found.expected_dice.get(one.name, math.nan))
         if there and math.isfinite(dice):
@@ -245,14 +249,14 @@ def _summary(answer: Prediction, lines: Sequence[Line], words: Mapping[str, str]
     if isinstance(answer.finding, ClassScores):
         if not held:
             return words["none of"].format(names=_named([one.name for one in lines], words))
-        return _named([f"{one.name} ({percent(one.probability)})" for one in held], words)
+        return _named([f"{one_line(one.name)} ({percent(one.probability)})" for one in held], words)
     if not held:
         return words["nothing found"].format(names=_named([one.name for one in lines], words))
     return _named([one.words for one in held], words)
 
 
 def _named(names: Sequence[str], words: Mapping[str, str]) -> str:
-    shown = words["and"].join(names[:_MOST_NAMED])
+    shown = words["and"].join(one_line(name, 200) for name in names[:_MOST_NAMED])
     more = len(names) - _MOST_NAMED
     return shown if more <= 0 else shown + words["more"].format(count=more)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from sagittal.errors import ConfigError, ReadError, nearest
 from sagittal.guard.json_file import read_json
+from sagittal.write.names import one_line
 
 _log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ class Terminology:
         _log.info(
             "structure '%s' has no code in the terminology and gets a private one; a terminology file may name it", name
         )
-        meaning = name.strip()[:64] or "unnamed"
+        meaning = one_line(name) or "unnamed"
         private = Code(f"S-{blake2s(plain.encode(), digest_size=6).hexdigest()}", PRIVATE_SCHEME, meaning)
         return Term(name, _category("other"), private, colour=_rgb(PALETTE[index % len(PALETTE)]), known=False)
 
