@@ -98,6 +98,14 @@ def test_a_large_object_streams_to_the_disk(archive: Archive, put: Put, make_obj
     assert archive.open(receipt.instance_id).read_bytes() == data
 
 
+@pytest.mark.parametrize("left", [140_000, 1_000_000, -1])
+def test_a_large_object_that_is_cut_off_is_refused(archive: Archive, put: Put, make_object: Make, left: int) -> None:
+    data = make_object(np.zeros((1200, 1200), np.uint16))
+    with pytest.raises(Refused, match="cut off: the pixel data reaches past the end"):
+        put(data[:left], piece=2**16)
+    assert files(archive) == set()
+
+
 def test_a_large_header_is_understood_from_the_disk(archive: Archive, put: Put, make_object: Make) -> None:
     data = make_object(
         SOPClassUID="1.2.840.10008.5.1.4.1.1.66", PatientID="BIG", PixelData=None, TextValue="x" * 3_000_000

@@ -6,6 +6,7 @@ Source: PS3.18 10.6 (attributes that a search returns), PS3.5 9.1 (UIDs), PS3.3 
 from __future__ import annotations
 
 import io
+import json
 import re
 import struct
 from dataclasses import dataclass, field
@@ -101,6 +102,8 @@ class Header:
     number, rows, columns : int or None
     patient : str
         What tells patients apart within a series: the id, or name and birth date where there is none.
+    kept : str
+        Attributes of the instance as the text of a JSON object, once :meth:`keep` was called.
     """
 
     elements: Elements
@@ -115,7 +118,12 @@ class Header:
     rows: int | None = None
     columns: int | None = None
     patient: str = ""
+    kept: str = ""
     _told: dict[int, str] = field(default_factory=dict)
+
+    def keep(self) -> None:
+        """Put the attributes of the instance into the text of their row, before others wait for it."""
+        self.kept = self.kept or json.dumps(self.json(INSTANCE), separators=(",", ":"))
 
     def text(self, tag: int, most: int = 2048) -> str:
         """The text of an element; empty where there is none, and cut where it is longer than `most` characters."""
@@ -164,21 +172,33 @@ class Header:
 
 
 def read_header(elements: Elements, size: int, *, default_character_set: str = "ISO_IR 100") -> Header:
-    """What an object says of itself.
+    """What an object says of itself, checked against its pixels.
 
     Parameters
     ----------
     elements : Elements
     size : int
         Bytes of the whole file.
+    default_character_set : str
+        Of objects that declare none.
 
     Raises
     ------
-    More
-        If fragments of compressed pixels lie beyond the bytes at hand.
+    More, Refused
+        As :func:`told_header` and :func:`check_pixels`.
+    """
+    header = told_header(elements, default_character_set)
+    check_pixels(header, size)
+    return header
+
+
+def told_header(elements: Elements, default_character_set: str = "ISO_IR 100") -> Header:
+    """What an object says of itself; its pixels may still be on their way.
+
+    Raises
+    ------
     Refused
-        If a UID is missing or is none, the transfer syntax is not kept, an image has no pixels, or their length does
-        not fit rows, columns and frames.
+        If a UID is missing or is none, or the transfer syntax is not kept.
     """
     check_syntax(elements.syntax)
     if elements.raw_meta(0x00020002).rstrip(b"\0 ") == _DIRECTORY:
@@ -193,12 +213,10 @@ def read_header(elements: Elements, size: int, *, default_character_set: str = "
         uid_of(elements.raw(0x0020000D), "Study Instance UID"),
         elements.syntax,
     )
-    frames = header.text(0x00280008)
-    header.frames = max(_whole(frames) or 1, 1)
+    header.frames = max(_whole(header.text(0x00280008)) or 1, 1)
     header.number = header.whole(0x00200013)
     header.rows, header.columns = header.short(0x00280010), header.short(0x00280011)
     header.patient = header.text(0x00100020) or f"{header.name(0x00100010)}/{header.text(0x00100030)}"
-    _check_pixels(header, frames, size)
     return header
 
 
@@ -259,7 +277,22 @@ def uid_of(raw: bytes, what: str) -> str:
     return text
 
 
-def _check_pixels(header: Header, frames_text: str, size: int) -> None:
+def check_pixels(header: Header, size: int) -> None:
+    """Compare the pixels with what the header says of them (PS3.3 C.7.6.3), as whole numbers, before anything is decoded.
+
+    Parameters
+    ----------
+    header : Header
+    size : int
+        Bytes of the whole file.
+
+    Raises
+    ------
+    More
+        If fragments of compressed pixels lie beyond the bytes at hand.
+    Refused
+        If an image has no pixels, or their length does not fit rows, columns, frames and bits.
+    """
     places = header.elements.places
     tag = next((t for t in (_PIXELS, _FLOATS, _DOUBLES) if t in places), 0)
     if not tag:
@@ -267,6 +300,9 @@ def _check_pixels(header: Header, frames_text: str, size: int) -> None:
             raise Refused("no-pixel-data", "an image without pixel data")
         return
     _, start, length = places[tag]
+    if start + max(length, 0) > size:
+        raise Refused("unreadable", "cut off: the pixel data reaches past the end of the file")
+    frames_text = header.text(0x00280008)
     if (length == -1) != (header.syntax not in _NATIVE and tag == _PIXELS):
         raise Refused("pixel-length", "the pixel data is not stored as the transfer syntax says")
     rows, columns, samples = header.rows, header.columns, header.short(0x00280002) or 1

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sagittal.archive.disk import flush, hold, told, write_all
 from sagittal.archive.elements import More, find_elements, find_meta
-from sagittal.archive.header import Header, check_syntax, read_header
+from sagittal.archive.header import Header, check_pixels, check_syntax, read_header, told_header
 from sagittal.archive.meta import NEEDED, PREAMBLE, FileMeta, harmless, is_part_10, with_meta
 from sagittal.archive.refused import Refused
 from sagittal.archive.rows import Arrival
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from sagittal.archive.archive import Archive
 
 Outcome = Literal["stored", "already", "conflict"]
-#: Bytes that are gathered before they are written; a CT slice is written at once, when its header was understood.
-_GATHERED = 2**20
+#: Bytes that are gathered before they are written and their header is understood: while the sender sends the rest.
+_GATHERED = 2**17
+#: Stands for the bytes of a file that is still coming in.
+_UNKNOWN = 2**62
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Incoming:
         self._gathered = 0
         self._size = 0
         self._head = b""  # the beginning of what was written, for its header
+        self._header: Header | None = None
         self._begun = False
         self._start = bytearray()  # until it is clear what it is
         self._file = -1
@@ -171,12 +174,20 @@ class Incoming:
         with told():
             if self._file < 0:
                 self._head = b"".join(self._pieces)
-                with suppress(More):  # early, so that what is refused does not come in whole
-                    check_syntax(find_meta(self._head, 2**62).syntax)
+                self._look_early()
                 self._open()
             self._archive.check_space(self._gathered)
             write_all(self._file, self._pieces)
         self._pieces, self._gathered = [], 0
+
+    def _look_early(self) -> None:
+        """Understand the header while the rest comes in; what cannot be kept must not come in whole."""
+        with suppress(More):
+            check_syntax(find_meta(self._head, _UNKNOWN).syntax)
+        with suppress(More, Refused):  # a refusal is told when all of it is there
+            elements = find_elements(self._head, _UNKNOWN)
+            self._header = told_header(elements, self._archive.limits.default_character_set)
+            self._header.keep()
 
     def _open(self) -> None:
         self._part = self._archive.incoming / f"{secrets.token_hex(16)}.part"
@@ -209,11 +220,13 @@ class Incoming:
         """The header, from the beginning at hand or, where that is not enough, from the file."""
         character_set = self._archive.limits.default_character_set
         try:
-            header = read_header(find_elements(head, self._size), self._size, default_character_set=character_set)
+            header = self._header or told_header(find_elements(head, self._size), character_set)
+            check_pixels(header, self._size)
         except More:
             with told(), mmap.mmap(self._file, self._size, access=mmap.ACCESS_READ) as whole:
                 header = read_header(find_elements(whole, self._size), self._size, default_character_set=character_set)
                 header.elements.detach()
+        header.keep()
         if self._meta is not None and (
             header.sop_instance_uid != self._meta.sop_instance_uid or header.sop_class_uid != self._meta.sop_class_uid
         ):

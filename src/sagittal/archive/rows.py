@@ -6,14 +6,13 @@ moves the time of its series' last change, which opens a series again that was c
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from sagittal.archive.header import INSTANCE, SERIES, STUDY, Header, facts_of
+from sagittal.archive.header import SERIES, STUDY, Header, facts_of
 from sagittal.archive.text import fold
 from sagittal.database.connect import Database
 from sagittal.database.events import report
@@ -135,6 +134,7 @@ class Index:
 
     def _one(self, c: sa.Connection, arrival: Arrival) -> Indexed:
         header = arrival.header
+        header.keep()
         at = time.time()
         held = self._series.get(header.series_uid) or self._find_series(c, arrival, at)
         problem = _problem(held, header)
@@ -153,7 +153,7 @@ class Index:
                 "frames": header.frames,
                 "rows": header.rows,
                 "columns": header.columns,
-                "attributes": json.dumps(header.json(INSTANCE), separators=(",", ":")),
+                "attributes": header.kept,
                 "sha256": arrival.sha256,
                 "size": arrival.size,
                 "path": arrival.path,
