@@ -328,6 +328,8 @@ def _across(hull: Floats, a: Floats, b: Floats) -> tuple[float, tuple[Floats, Fl
 
 def _in_space(labels: Array, count: int, edges: Floats) -> float:
     """The largest distance between two points of one connected part."""
+    from scipy.spatial.distance import cdist
+
     boxes = ndimage.find_objects(labels)
     spans = np.array([[s.stop - s.start for s in box] for box in boxes], dtype=np.float64)
     signs = np.array([[1, y, z] for y in (1, -1) for z in (1, -1)])
@@ -339,8 +341,7 @@ def _in_space(labels: Array, count: int, edges: Floats) -> float:
         points = _corners(labels[boxes[n]] == n + 1) @ edges.T
         points = points[_hull(points)]
         for start in range(0, len(points), 1024):
-            apart = np.linalg.norm(points[start : start + 1024, None] - points[None], axis=2)
-            best = max(best, float(apart.max()))
+            best = max(best, float(cdist(points[start : start + 1024], points[start:]).max()))
     return best
 
 
