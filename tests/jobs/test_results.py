@@ -145,6 +145,15 @@ def test_a_model_that_watches_is_neither_shown_nor_delivered(
     assert len(rows(db, instances)) == 2  # the image and the answer's object
 
 
+def test_caution_of_an_answer_is_kept_for_the_reader(
+    db: Database, queue: Queue, answer: AnswerJob, pool: FakePool, chosen: int
+) -> None:
+    """A gate that only warns: the study is unlike the model's, and it is answered all the same."""
+    do(queue, "answer", answer)
+    (result,) = rows(db, results)
+    assert (result["state"], result["reason"]) == ("answered", "Reason: unlike what it knows")
+
+
 @pytest.mark.parametrize("state", ["abstained", "refused"])
 def test_abstentions_and_refusals_are_results(
     db: Database, queue: Queue, answer: AnswerJob, pool: FakePool, chosen: int, state: str
