@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
 import os
@@ -26,8 +25,8 @@ def archive() -> Archive:
     """An archive in memory that flushes nothing: mutants are many, and their safety is not what is asked here."""
     os.fsync = lambda _file: None
     memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-archive-", dir=memory if memory.is_dir() else None))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = (memory if memory.is_dir() else Path(tempfile.gettempdir())) / "fuzz-archive"
+    shutil.rmtree(folder, ignore_errors=True)  # libFuzzer ends the process: reused, not removed
     db = Database.open(f"sqlite:///{folder / 'sagittal.db'}")
     return Archive(db, folder / "archive", Limits(disk_reserve=0, most_object=2**24))
 
