@@ -147,6 +147,21 @@ def storescp(run_peer: Callable[..., Any], tmp_path: Path) -> Callable[..., tupl
     return start
 
 
+@pytest.fixture
+def dcmqrscp(run_peer: Any, tmp_path: Path) -> tuple[int, int]:
+    """dcmtk's archive, which decompresses nothing; its port, and the port of the node MOVER that it knows."""
+    program, port, mover = find_program("dcmqrscp", "dcmtk"), free_port(), free_port()
+    (tmp_path / "archive").mkdir()
+    config = tmp_path / "dcmqrscp.cfg"
+    config.write_text(
+        f"NetworkTCPPort = {port}\nMaxPDUSize = 16384\nMaxAssociations = 16\n"
+        f"HostTable BEGIN\nmover = (MOVER, 127.0.0.1, {mover})\nHostTable END\nVendorTable BEGIN\nVendorTable END\n"
+        f"AETable BEGIN\nQR {tmp_path / 'archive'} RW (200, 1024mb) ANY\nAETable END\n"
+    )
+    run_peer(port, program, "-c", str(config))
+    return port, mover
+
+
 class Orthanc:
     """A real PACS: its DICOM port, its address, and what it holds."""
 

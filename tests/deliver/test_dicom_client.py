@@ -33,6 +33,7 @@ from sagittal.deliver.dicom_client import (
     request_commitment,
     store,
 )
+from sagittal.deliver.dicom_offer import offer
 from sagittal.deliver.outcome import DeliveryError
 from sagittal.deliver.send import send
 from sagittal.errors import ConfigError
@@ -310,6 +311,119 @@ def test_orthanc_moves_a_study_to_us(files: Any, orthanc: Any, node: Any) -> Non
     assert set(got) == {one.sop_instance_uid for one in objects}
     with pytest.raises(DeliveryError):
         move_study(peer, "2.25.70", "NOBODY")
+
+
+# dcmtk's archive ------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_comes_from_dcmtk(files: Any, dcmqrscp: Any) -> None:
+    peer = peer_at(dcmqrscp[0], "QR")
+    objects = files(("sc", "ko"))
+    store(objects, peer)
+    (found,) = find_studies(peer, accession="ACC-7")
+    assert found.study_uid == "2.25.70"
+    got: list[Retrieved] = []
+
+    def keep(one: Retrieved) -> int:
+        got.append(one)
+        return 0x0000
+
+    fetched = get_study(peer, "2.25.70", keep)
+    assert (fetched.completed, fetched.failed) == (2, 0)
+    for one in got:
+        ours = next(o for o in objects if o.sop_instance_uid == one.sop_instance_uid)
+        assert ours.path.read_bytes().endswith(one.dataset)
+
+
+def test_a_study_comes_compressed_where_it_is_stored_so(files: Any, node: Any) -> None:
+    plain, packed = files(("sc", "ko"))
+    header = pydicom.dcmread(packed.path)
+    header.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    header.PixelData = pydicom.encaps.encapsulate([b"\xff\x4f\xff\x51" + bytes(12)])
+    header["PixelData"].is_undefined_length = True
+
+    def describe(event: Any) -> Any:
+        one = Dataset()
+        one.QueryRetrieveLevel, one.StudyInstanceUID = "STUDY", event.identifier.StudyInstanceUID
+        one.SOPClassesInStudy = ["1.2.840.10008.5.1.4.1.1.7"]
+        yield 0xFF00, one
+
+    def give(_: Any) -> Any:
+        yield 2
+        for one in (pydicom.dcmread(plain.path), header):
+            yield 0xFF00, one
+
+    got: dict[str, str] = {}
+
+    def keep(one: Retrieved) -> int:
+        got[one.sop_instance_uid] = one.transfer_syntax_uid
+        return 0x0000
+
+    def open_up(ae: Any) -> None:
+        for syntax in ("1.2.840.10008.1.2.1", JPEG2000Lossless):
+            ae.add_supported_context("1.2.840.10008.5.1.4.1.1.7", syntax, scu_role=True, scp_role=True)
+
+    root = "1.2.840.10008.5.1.4.1.2.2."
+    port = node([(evt.EVT_C_FIND, describe), (evt.EVT_C_GET, give)], [f"{root}1", f"{root}3"], open_up)
+    fetched = get_study(peer_at(port), "2.25.70", keep)
+    assert (fetched.completed, fetched.failed) == (2, 0)
+    assert got == {plain.sop_instance_uid: "1.2.840.10008.1.2.1", packed.sop_instance_uid: JPEG2000Lossless}
+
+
+def test_an_instance_that_cannot_be_kept_is_not_said_to_be(files: Any, dcmqrscp: Any) -> None:
+    peer = peer_at(dcmqrscp[0], "QR")
+    store(files(("sc", "ko")), peer)
+    count = iter(range(9))
+
+    def keep(_: Retrieved) -> int:
+        if next(count):
+            raise OSError("no room")
+        return 0x0000
+
+    fetched = get_study(peer, "2.25.70", keep)
+    assert (fetched.completed, fetched.failed) == (1, 1)
+
+
+def test_dcmtk_moves_a_study_to_a_node_that_it_knows(files: Any, dcmqrscp: Any) -> None:
+    port, mover = dcmqrscp
+    peer = peer_at(port, "QR")
+    store(files(("sc", "ko")), peer)
+    got: list[str] = []
+
+    def keep(event: Any) -> int:
+        got.append(str(event.request.AffectedSOPInstanceUID))
+        return 0
+
+    ae = AE(ae_title="MOVER")
+    ae.add_supported_context("1.2.840.10008.5.1.4.1.1.7")
+    server = ae.start_server(("127.0.0.1", mover), block=False, evt_handlers=[(evt.EVT_C_STORE, keep)])
+    try:
+        assert move_study(peer, "2.25.70", "MOVER").completed == 2
+    finally:
+        server.shutdown()
+    assert len(got) == 2
+    with pytest.raises(DeliveryError, match="does not know where to send") as caught:
+        move_study(peer, "2.25.70", "STRANGER")
+    assert not caught.value.retry
+
+
+@pytest.mark.parametrize(
+    ("classes", "modalities"),
+    [
+        ((), ()),
+        ((), ("CT", "SEG")),
+        ((), ("CT", "??")),
+        (("1.2",), ()),
+        (tuple(f"1.2.{n}" for n in range(60)), ()),
+        (tuple(f"1.2.{n}" for n in range(200)), ()),
+    ],
+)
+def test_an_offer_fits_into_an_association(classes: Any, modalities: Any) -> None:
+    made = offer(classes, modalities)
+    assert 0 < len(made) <= 127
+    syntaxes = {str(s) for one in made for s in one.transfer_syntax}
+    few = len(classes) in range(1, 60) or modalities == ("CT", "SEG")
+    assert (str(JPEG2000Lossless) in syntaxes) == few
 
 
 # Queries and reports --------------------------------------------------------------------------------------------------

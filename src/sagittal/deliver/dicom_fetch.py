@@ -10,9 +10,11 @@ from typing import Any
 
 from pydicom.dataset import Dataset as Header
 from pynetdicom import build_context, build_role, evt
+from pynetdicom.presentation import PresentationContext
 
 from sagittal.deliver.destinations import DicomPeer
 from sagittal.deliver.dicom_association import PLAIN, associated, check_status
+from sagittal.deliver.dicom_offer import offer
 from sagittal.deliver.outcome import DeliveryError
 from sagittal.errors import ConfigError
 
@@ -22,20 +24,8 @@ _FIND, _MOVE, _GET = (
     "1.2.840.10008.5.1.4.1.2.2.2",
     "1.2.840.10008.5.1.4.1.2.2.3",
 )
-_MOST_CONTEXTS = 128
-#: Below 1.2.840.10008.5.1.4.1.1: radiography, CT, MR, ultrasound, mammography, angiography, nuclear medicine, secondary
-#: capture, photographs, ophthalmology, slides; segmentations, registrations, reports, key objects, presentation states,
-#: radiotherapy, documents.
-_COMMON = (
-    "1", "1.1", "1.1.1", "1.2", "1.2.1", "1.3", "1.3.1", "2", "2.1", "2.2", "3.1", "4", "4.1", "4.2", "4.3", "4.4", "6.1",
-    "6.2", "6.3", "7", "7.1", "7.2", "7.3", "7.4", "11.1", "11.2", "11.3", "11.4", "11.8", "12.1", "12.1.1", "12.2",
-    "12.2.1", "13.1.1", "13.1.2", "13.1.3", "13.1.4", "13.1.5", "14.1", "14.2", "20", "30", "66", "66.1", "66.2", "66.3",
-    "66.4", "66.5", "66.6", "67", "77.1.1", "77.1.1.1", "77.1.2", "77.1.2.1", "77.1.3", "77.1.4", "77.1.4.1", "77.1.5.1",
-    "77.1.5.2", "77.1.5.4", "77.1.6", "88.11", "88.22", "88.33", "88.34", "88.40", "88.50", "88.59", "88.65", "88.67",
-    "104.1", "104.2", "104.3", "128", "128.1", "130", "481.1", "481.2", "481.3", "481.4", "481.5", "481.6", "481.7",
-    "481.8", "481.9",
-)  # fmt: skip
-_MOST_STUDIES = 1000
+_MOST_STUDIES, _MOST_CLASSES = 1000, 120
+_UID = re.compile(r"[0-9.]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -125,8 +115,7 @@ def _found(identifier: Header) -> FoundStudy:
         value = text(keyword)
         return int(value) if value.isdigit() else 0
 
-    given = identifier.get("ModalitiesInStudy") or ()
-    modalities = (given,) if isinstance(given, str) else tuple(str(one) for one in given)
+    modalities = tuple(_values(identifier, "ModalitiesInStudy"))
     return FoundStudy(
         text("StudyInstanceUID"), text("AccessionNumber"), text("PatientID"), text("StudyDate"),
         text("StudyDescription"), modalities, count("NumberOfStudyRelatedInstances"),
@@ -196,7 +185,7 @@ def get_study(
     keep : callable (Retrieved) -> int
         Keeps an instance and gives back the status of C-STORE: 0x0000 once it is safe, 0xA700 where there is no room.
     sop_classes : sequence of str
-        Those that are taken; the storage classes of the standard where left out.
+        Those that are taken; where left out, those that the node says are in the study.
     total_s : float
 
     Raises
@@ -204,8 +193,10 @@ def get_study(
     DeliveryError
         If it does not answer, or the time is over.
     """
-    classes = list(sop_classes or _storage_classes())[: _MOST_CONTEXTS - 1]
-    contexts = [build_context(_GET, PLAIN), *(build_context(one, PLAIN) for one in classes)]
+    query = _study(study_uid)
+    images = offer(sop_classes) if sop_classes else _offer_for(peer, study_uid)
+    contexts = [build_context(_GET, PLAIN), *images]
+    classes = dict.fromkeys(str(one.abstract_syntax) for one in images)
     roles = [build_role(one, scp_role=True) for one in classes]
 
     def handle(event: Any) -> int:
@@ -223,11 +214,34 @@ def get_study(
             return 0xA700
 
     with associated(peer, contexts, roles=roles, handlers=[(evt.EVT_C_STORE, handle)]) as association:
-        return _retrieved(association.send_c_get(_study(study_uid), _GET), peer.name, "C-GET", total_s)
+        return _retrieved(association.send_c_get(query, _GET), peer.name, "C-GET", total_s)
+
+
+def _offer_for(peer: DicomPeer, study_uid: str) -> list[PresentationContext]:
+    """What a study may come as, from what the node says of its classes or modalities."""
+    query = _study(study_uid)
+    query.SOPClassesInStudy, query.ModalitiesInStudy = [], []
+    classes: list[str] = []
+    modalities: list[str] = []
+    with associated(peer, [build_context(_FIND, PLAIN)]) as association:
+        for status, identifier in association.send_c_find(query, _FIND):
+            if "Status" not in status or int(status.Status) not in {0xFF00, 0xFF01} or identifier is None:
+                break  # it is fetched all the same, with less said beforehand
+            classes += [one for one in _values(identifier, "SOPClassesInStudy") if _UID.fullmatch(one)]
+            modalities += _values(identifier, "ModalitiesInStudy")
+    return offer(classes[:_MOST_CLASSES], modalities)
+
+
+def _values(identifier: Header, keyword: str) -> list[str]:
+    try:
+        given = identifier.get(keyword) or ()
+    except (ValueError, TypeError, LookupError):
+        return []
+    return [str(given)] if isinstance(given, str) else [str(one) for one in given]
 
 
 def _study(study_uid: str) -> Header:
-    if not re.fullmatch(r"[0-9.]{1,64}", study_uid):
+    if not _UID.fullmatch(study_uid):
         raise ConfigError("a study is named by its UID")
     query = Header()
     query.QueryRetrieveLevel, query.StudyInstanceUID = "STUDY", study_uid
@@ -246,12 +260,3 @@ def _retrieved(answers: Iterator[tuple[Header, Any]], name: str, what: str, tota
         if time.monotonic() > end:
             raise DeliveryError(f"{name}: {what} takes longer than {total_s:.0f} s", retry=True, trouble="away")
     return last
-
-
-def _storage_classes() -> list[str]:
-    """Storage classes of the standard, those that hospitals fetch most first: an association has room for 127."""
-    from pynetdicom import AllStoragePresentationContexts
-
-    known = [str(one.abstract_syntax) for one in AllStoragePresentationContexts if one.abstract_syntax is not None]
-    images = [f"1.2.840.10008.5.1.4.1.1.{one}" for one in _COMMON]
-    return [*(one for one in images if one in known), *(one for one in known if one not in images)]
