@@ -240,6 +240,7 @@ async def _store(request: Request, caller: Caller, study: str | None) -> Respons
     except BaseException:
         await store.give_up()
         raise
+    touched = {part.receipt.study_id for part in store.parts if part.receipt is not None}
     text, status = await _threaded(_answer, service, store.parts, root_of(request))
     await _threaded(
         partial(
@@ -248,6 +249,7 @@ async def _store(request: Request, caller: Caller, study: str | None) -> Respons
             "receive",
             role=caller.role,
             address=caller.address,
+            study_id=touched.pop() if len(touched) == 1 else None,
             outcome="done" if status < 400 else "refused",
             details={"how": "stow", "instances": sum(1 for part in store.parts if part.receipt)},
         )

@@ -103,4 +103,4 @@ def test_nothing_answers_5xx(full: Any) -> None:
 
 @pytest.mark.slow
 def test_nothing_answers_5xx_at_length(full: Any) -> None:
-    _run(full, 60)
+    _run(full, 15)
