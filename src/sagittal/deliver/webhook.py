@@ -74,7 +74,7 @@ def sign(body: bytes, name: str, moment: int, secret: str | None) -> dict[str, s
     """The headers that identify and, with a secret, sign a body.
 
     >>> sign(b"{}", "result-1-json", 1700000000, "key")["webhook-signature"]
-    'v1,+yR+ZzzmmJ3TOdwZfw1d3lLFv4W3Tl2JLMLLmr5INbw='
+    'v1,BT2NumDVwZ7aOn0eaBmAZCM8H6H2YwQNfCftSfiNQDg='
     """
     headers = {"webhook-id": name, "webhook-timestamp": str(moment)}
     if secret is not None:

@@ -63,6 +63,7 @@ def _runs(text: str) -> list[tuple[bool, str]]:
 
 
 def text_length(text: str, size: int, *, bold: bool = False) -> int:
+    """How long a line is, pixels."""
     return math.ceil(sum(_font(size, chinese, bold).getlength(run) for chinese, run in _runs(text)))
 
 
@@ -98,7 +99,11 @@ def fitted(text: str, size: int, wide: int) -> str:
 
 
 def wrapped(text: str, size: int, wide: int, *, bold: bool = False) -> list[str]:
-    """Lines no longer than that many pixels: broken at spaces, Chinese anywhere, words that are too long within."""
+    """Lines no longer than that many pixels: broken at spaces, Chinese anywhere, words that are too long within.
+
+    >>> wrapped("one two three", 20, 100)
+    ['one two', 'three']
+    """
     lines, line = [], ""
     for piece in _pieces(text):
         if text_length(line + piece.rstrip(), size, bold=bold) <= wide:
@@ -122,8 +127,9 @@ def _pieces(text: str) -> list[str]:
     for sign in text:
         if _is_chinese(sign):
             # Closing punctuation stays with what it closes.
-            if sign in "，。；：、）？！" and pieces[-1]:
-                pieces[-1] += sign
+            last = len(pieces) - (1 if pieces[-1] else 2)
+            if sign in "，。；：、）？！" and last >= 0:
+                pieces[last] += sign
             else:
                 pieces.append(sign)
             pieces.append("")
