@@ -59,8 +59,8 @@ def packed(values: np.ndarray, affine: np.ndarray, *, placed: bool = True) -> by
 class Phantoms:
     """Synthetic images with what a model might find in them, made once."""
 
-    def __init__(self) -> None:
-        scan = Scan(pixels=96, slice_mm=6.0, dose_mgy=8.0)
+    def __init__(self, scan: Scan | None = None) -> None:
+        scan = scan or Scan(pixels=96, slice_mm=6.0, dose_mgy=8.0)
         drawn = draw_chest(Patient(anatomy=41, age=62), scan, NODULES)
         self.shape = drawn.hu.shape[::-1]
         edge, _, step = scan.spacing

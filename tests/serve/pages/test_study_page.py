@@ -452,6 +452,32 @@ def test_the_brush_paints_the_voxels_under_it_and_keeps_the_grid(open_page: Open
     assert (new[:, 1].min(), new[:, 1].max()) == (pytest.approx(50, abs=2), pytest.approx(50, abs=2))
 
 
+def test_the_brush_stays_in_hand_when_the_planes_change(open_page: Open, fake: Any) -> None:
+    page = open_page("/study/2")
+    ready(page)
+    page.locator("#on-mask-0").wait_for()
+    page.keyboard.press("c")
+    page.locator("#brush").wait_for()
+    page.locator("[data-layout=sagittal]").click()
+    box = page.locator(".pane-sagittal canvas").bounding_box()
+    middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    drag(page, middle, (middle[0] + 60, middle[1]))
+    page.locator("#undo:not([disabled])").wait_for()
+    page.locator("#save").click()
+    show = page.locator("#show-1")
+    show.wait_for()
+    mask = np.asarray(decoded(fake.reviews[0][1]).dataobj)
+    assert len(set(np.argwhere(mask != np.asarray(fake.phantoms.mask))[:, 0])) == 1  # one sagittal slice
+    page.locator("#result .overlay").first.wait_for()
+    corrected = pixels(page)
+    show.click()  # what was corrected is laid over the image again, as the service keeps it
+    page.locator("#show-1[aria-pressed=true]").wait_for()
+    page.wait_for_timeout(100)
+    assert (pixels(page) != corrected).mean() < 0.02
+    show.click()
+    page.locator("#show-1[aria-pressed=false]").wait_for()
+
+
 def test_the_brush_works_by_keyboard_and_undo_leaves_nothing(open_page: Open, fake: Any) -> None:
     page = open_page("/study/2")
     ready(page)

@@ -194,7 +194,7 @@ def test_signing_out_forgets_the_filters(open_page: Open, fake: Any) -> None:
     page.wait_for_function("() => (sessionStorage.getItem('sagittal.worklist') ?? '').includes('Berta')")
     page.get_by_role("button", name="Sign out").click()
     page.wait_for_url("**/signin")
-    assert page.evaluate("sessionStorage.length") == 0
+    page.wait_for_function("() => sessionStorage.length === 0")
     assert not fake.signed_in
 
 

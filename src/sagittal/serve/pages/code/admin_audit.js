@@ -50,7 +50,7 @@ function trail(records) {
       { title: t("admin.when"), kind: "number", cell: (one) => moment(one.at) },
       { title: t("admin.who"), cell: (one) => one.actor },
       { title: t("admin.role"), cell: (one) => word("role", one.role) },
-      { title: t("admin.what"), cell: (one) => word("action", one.action) },
+      { title: t("admin.what"), cell: (one) => el("span", { class: "mark" }, word("action", one.action)) },
       { title: t("admin.study"), cell: (one) => (one.study_id ? el("a", { href: `/study/${Number(one.study_id)}` }, `#${one.study_id}`) : "") },
       { title: t("admin.outcome"), cell: (one) => el("span", { class: one.outcome === "done" ? "" : "bad" }, word("outcome", one.outcome)) },
       { title: t("admin.details"), kind: "long", cell: details },

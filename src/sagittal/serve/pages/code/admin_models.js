@@ -3,7 +3,7 @@
 import { get, post } from "./api.js";
 import { confirmPerson } from "./dialog.js";
 import { el, sign } from "./dom.js";
-import { count, moment, percent, size } from "./format.js";
+import { count, moment, percent, size, version } from "./format.js";
 import { showProblem, tell } from "./page.js";
 import { actionButton, table } from "./table.js";
 import { t, word } from "./text.js";
@@ -29,7 +29,7 @@ export async function modelsPanel(given) {
     );
   const columns = [
     { title: t("admin.model"), cell: (one) => el("strong", {}, one.name) },
-    { title: t("admin.version"), cell: (one) => one.version },
+    { title: t("admin.version"), cell: (one) => el("span", { title: one.version }, version(one.version)) },
     { title: t("admin.role"), cell: (one) => word("model-role", one.role) },
     {
       title: t("admin.state"),
@@ -52,7 +52,7 @@ export async function modelsPanel(given) {
     table(t("admin.models"), columns, models, t("admin.no-models")),
     ...models.filter((one) => one.error).map((one) => el("p", { class: "problem wraps" }, `${one.name} ${one.version}: ${one.error}`)),
     ...models.map((one) =>
-      el("details", { class: "card" }, el("summary", {}, t("admin.made-for", { model: `${one.name} ${one.version}` })), valueList({ task: one.task, classes: one.classes, ...one.intended_use })),
+      el("details", { class: "card" }, el("summary", {}, t("admin.made-for", { model: `${one.name} ${version(one.version)}` })), valueList({ task: one.task, classes: one.classes, ...one.intended_use })),
     ),
   ];
 }
@@ -67,7 +67,7 @@ export async function rulesPanel(given) {
       el(
         "section",
         { class: "card" },
-        el("h3", {}, `${rule.model} ${rule.version} · ${word("model-role", rule.role)}`),
+        el("h3", {}, `${rule.model} ${version(rule.version)} · ${word("model-role", rule.role)}`),
         valueList({ inputs: rule.inputs, results: rule.results, to: rule.to, urgency: rule.urgency }),
         ...(rule.series.length ? rule.series.map((series) => valueList(set(series))) : [el("p", { class: "muted" }, t("admin.rules-none"))]),
       ),

@@ -3,7 +3,7 @@
 import { get, query } from "./api.js";
 import { drawChart } from "./chart.js";
 import { byId, el } from "./dom.js";
-import { count, percent } from "./format.js";
+import { count, percent, version } from "./format.js";
 import { begin, explain, may } from "./page.js";
 import { table } from "./table.js";
 import { t, word } from "./text.js";
@@ -15,7 +15,8 @@ const form = el(
   el("select", { name: "model", "aria-label": t("admin.model") }, el("option", { value: "" }, t("agreement.every-model"))),
   el("select", { name: "by", "aria-label": t("agreement.by") }, ...["week", "month", "day"].map((one) => el("option", { value: one }, t(`agreement.by-${one}`)))),
   el("span", { class: "spacer" }),
-  may(me, "export") && el("a", { class: "button", id: "export", href: "/api/export/truth", download: "" }, t("agreement.export")),
+  may(me, "export") && el("a", { class: "button", id: "export", href: "/api/export/truth", download: "", hidden: true }, t("agreement.export")),
+  may(me, "export") && el("span", { class: "muted", id: "export-hint", hidden: true }, t("agreement.export-hint")),
 );
 const place = el("div", { "aria-live": "polite" });
 byId("content").append(el("p", { class: "muted" }, t("agreement.about")), form, place);
@@ -40,7 +41,13 @@ function draw(found, model) {
     if (!known.has(name)) choice.append(el("option", { value: name }, name));
   }
   const link = document.getElementById("export");
-  if (link) link.setAttribute("href", `/api/export/truth${query({ model })}`);
+  if (link) {
+    // Each model has classes of its own: the truth of one at a time.
+    const one = Boolean(model) || choice.options.length < 3;
+    link.setAttribute("href", `/api/export/truth${query({ model })}`);
+    link.hidden = !one || !found.all.n;
+    byId("export-hint").hidden = one || !found.all.n;
+  }
   if (!found.all.n) {
     place.replaceChildren(el("p", { class: "muted" }, t("agreement.none")));
     return;
@@ -68,7 +75,7 @@ function draw(found, model) {
       t("admin.models"),
       [
         { title: t("admin.model"), cell: (one) => el("strong", {}, one.model) },
-        { title: t("admin.version"), cell: (one) => one.version },
+        { title: t("admin.version"), cell: (one) => el("span", { title: one.version }, version(one.version)) },
         { title: t("admin.role"), cell: (one) => word("model-role", one.role) },
         ...columns,
       ],

@@ -88,13 +88,24 @@ export function query(values) {
 /**
  * Bytes of a file that the service holds.
  * @param {string} path of this origin
+ * @param {(bytes: number, of: number) => void} [came] told how much has come; `of` is 0 where that is not known
  * @returns {Promise<ArrayBuffer>}
  */
-export async function bytes(path) {
+export async function bytes(path, came) {
   const address = new URL(path, location.href);
   if (address.origin !== location.origin) throw new ApiError(0, "another origin");
   const answer = await fetch(address, { credentials: "same-origin", redirect: "error" }).catch(() => null);
   if (!answer) throw new ApiError(0, "no answer");
-  if (!answer.ok) throw new ApiError(answer.status, answer.statusText);
-  return answer.arrayBuffer();
+  if (!answer.ok) throw new ApiError(answer.status, problem(await answer.json().catch(() => null)) || answer.statusText);
+  if (!came || !answer.body) return answer.arrayBuffer();
+  const pieces = [];
+  let seen = 0;
+  for (const reader = answer.body.getReader(); ; ) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    pieces.push(value);
+    seen += value.length;
+    came(seen, Number(answer.headers.get("Content-Length")) || 0);
+  }
+  return new Blob(pieces).arrayBuffer();
 }

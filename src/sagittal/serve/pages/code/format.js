@@ -94,6 +94,15 @@ export function personName(value) {
 }
 
 /**
+ * A version as it is shown: of a checksum the first eight signs.
+ * @param {string} value
+ * @returns {string}
+ */
+export function version(value) {
+  return /^[0-9a-f]{12,}$/.test(value) ? value.slice(0, 8) : value;
+}
+
+/**
  * Bytes in a unit that fits.
  * @param {number|null|undefined} bytes
  * @returns {string}

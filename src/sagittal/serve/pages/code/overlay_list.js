@@ -26,7 +26,7 @@ export function overlayList(stage) {
     structures.some(({ exact }) => !exact) && el("p", { class: "caution small" }, t("study.other-grid")),
     ...overlays.maps.map((map, n) => line(`map-${n}`, t("study.map", { name: map.name }), map, [240, 150, 40], changed)),
     overlays.maps.length > 0 && el("p", { class: "small muted" }, t("study.map-hint")),
-    boxes.length > 0 && line("boxes", t("study.boxes", { n: boxes.length }), overlays.boxes, null, changed),
+    boxes.length > 0 && line("boxes", t("study.boxes", { n: boxes.filter((box) => !box.weak).length }), overlays.boxes, null, changed),
     boxes.length > 0 && boxList(boxes, stage, changed),
   );
 }
@@ -73,29 +73,35 @@ function outlineSwitch(viewer, changed) {
   return el("label", { class: "small" }, el("input", { type: "checkbox", id: "outlined", checked: viewer.outlined, on: { change: onChange } }), t("study.outlines"));
 }
 
-/** Each box: where it is, how sure; a click goes there. */
+/** The boxes that the model stands by; its weaker ones are there for those who ask. */
 function boxList(boxes, stage, changed) {
+  const rows = boxes.map((box, n) => ({ box, row: boxRow(box, n, stage, changed) }));
+  const weak = rows.filter(({ box }) => box.weak);
   return el(
-    "ul",
-    { class: "boxes" },
-    ...boxes.map((box, n) => {
-      const show = (event) => {
-        box.hidden = !event.target.checked;
-        changed();
-      };
-      const go = () => {
-        box.hidden = false;
-        stage.viewer.setCursor(box.low.map((low, axis) => (low + box.high[axis]) / 2));
-        changed();
-        /** @type {any} */ (document.getElementById(`on-box-${n}`)).checked = true;
-      };
-      return el(
-        "li",
-        {},
-        el("input", { type: "checkbox", id: `on-box-${n}`, checked: !box.hidden, "aria-label": t("study.show-box", { n: n + 1 }), on: { change: show } }),
-        swatch(box.colour),
-        el("button", { type: "button", id: `go-box-${n}`, on: { click: go } }, box.label, el("span", { class: "number muted" }, percent(box.score))),
-      );
-    }),
+    "div",
+    {},
+    el("ul", { class: "boxes" }, ...rows.filter(({ box }) => !box.weak).map(({ row }) => row)),
+    weak.length > 0 && el("details", {}, el("summary", { class: "muted" }, t("study.weaker", { n: weak.length })), el("ul", { class: "boxes" }, ...weak.map(({ row }) => row))),
+  );
+}
+
+/** A box: where it is, how sure; a click goes there. */
+function boxRow(box, n, stage, changed) {
+  const show = (event) => {
+    box.hidden = !event.target.checked;
+    changed();
+  };
+  const go = () => {
+    box.hidden = false;
+    stage.viewer.setCursor(box.low.map((low, axis) => (low + box.high[axis]) / 2));
+    changed();
+    /** @type {any} */ (document.getElementById(`on-box-${n}`)).checked = true;
+  };
+  return el(
+    "li",
+    {},
+    el("input", { type: "checkbox", id: `on-box-${n}`, checked: !box.hidden, "aria-label": t("study.show-box", { n: n + 1 }), on: { change: show } }),
+    swatch(box.colour),
+    el("button", { type: "button", id: `go-box-${n}`, on: { click: go } }, box.label, el("span", { class: "number muted" }, percent(box.score))),
   );
 }

@@ -11,6 +11,13 @@ import { verdictMark } from "./worklist_row.js";
 
 const REASONS = ["false-positive", "missed", "wrong-place", "wrong-class", "image-quality", "outside-use"];
 
+/** What was put right, in words. */
+function correctionText(review) {
+  const given = review.correction ?? {};
+  const words = given.class ?? (given.classes ? given.classes.join(", ") || t("review.no-class") : null);
+  return words === null || words === undefined ? null : el("strong", { class: "wraps" }, ` → ${words}`);
+}
+
 /** The verdict on the result that is shown. */
 export class Review {
   /**
@@ -59,7 +66,7 @@ export class Review {
         { class: "history", "aria-label": t("review.history") },
         ...(reviews.length
           ? reviews.map((one) =>
-              el("li", { class: "wraps" }, verdictMark(one.verdict), ` ${one.user} · ${moment(one.at)}`, one.reason && el("span", { class: "muted" }, ` · ${one.reason}`)),
+              el("li", { class: "wraps" }, verdictMark(one.verdict), ` ${one.user} · ${moment(one.at)}`, correctionText(one), one.reason && el("span", { class: "muted" }, ` · ${one.reason}`), this.showButton(one)),
             )
           : [el("li", { class: "muted" }, t("review.none"))]),
       ),
@@ -74,6 +81,22 @@ export class Review {
         : el("p", { class: "muted small" }, t("review.not-allowed")),
     );
     if (focused) document.getElementById(focused)?.focus();
+  }
+
+  /** A corrected mask is looked at on the image; pressed again, the model's own comes back. */
+  showButton(review) {
+    const { mask, boxes } = review.correction ?? {};
+    if (!mask?.url && !boxes) return null;
+    const shown = this.given.stage.shownReview === review.id;
+    const show = async () => {
+      try {
+        await this.given.stage.showCorrection(shown ? null : review, this.given.result());
+        this.given.redrawn();
+      } catch (error) {
+        showProblem(error);
+      }
+    };
+    return el("button", { type: "button", class: "plain", id: `show-${review.id}`, "aria-pressed": String(shown), disabled: this.busy, on: { click: show } }, t("review.show"));
   }
 
   /** The result is right. */

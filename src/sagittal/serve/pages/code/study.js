@@ -118,8 +118,7 @@ function drawPatient() {
     el("h1", { class: "wraps" }, personName(study.patient_name)),
     ...facts.map((one) => el("span", { class: "number wraps" }, one)),
     born && el("span", { class: "number born" }, born),
-    el("span", { class: "muted wraps" }, about.join(" · ")),
-    el("span", { class: "spacer" }),
+    el("span", { class: "muted about", title: about.join(" · ") }, about.join(" · ")),
     statusMark(study.status),
     study.answered_at
       ? el("span", { class: "muted number", title: t("study.answered-at") }, moment(study.answered_at))

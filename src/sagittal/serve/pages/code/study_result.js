@@ -1,10 +1,13 @@
 // What a model found, in words and numbers: the panel beside the images.
 
+import { post, remove } from "./api.js";
+import { confirmPerson } from "./dialog.js";
 import { bar, el, refill, sign } from "./dom.js";
-import { count, day, moment, percent } from "./format.js";
-import { may } from "./page.js";
-import { t, word } from "./text.js";
+import { count, day, moment, percent, version } from "./format.js";
 import { overlayList } from "./overlay_list.js";
+import { may, showProblem, tell } from "./page.js";
+import { actionButton } from "./table.js";
+import { t, word } from "./text.js";
 import { valueList } from "./values.js";
 
 /** The measurements that are shown, of all that the service made. */
@@ -33,6 +36,7 @@ export function drawResult(place, { study, result, stage, me, choose }) {
     earlier(study),
     result && downloads(result),
     may(me, "steer") && troubles(study),
+    manage(study, me),
   );
   if (focused) document.getElementById(focused)?.focus();
 }
@@ -56,7 +60,7 @@ function tabs(study, result, choose) {
       el(
         "button",
         { type: "button", id: `model-${one.id}`, "aria-pressed": String(one === result), on: { click: () => choose(one) } },
-        `${one.model} ${one.version}`,
+        `${one.model} ${version(one.version)}`,
         one.role === "watches" && el("span", { class: "muted small" }, t("study.watches")),
       ),
     ),
@@ -82,16 +86,25 @@ function finding(result) {
         el("span", { class: "mark doubt" }, sign(abstained ? "bar" : "triangle"), t(abstained ? "study.abstained" : "study.refused")),
         result.reason && el("span", { class: "wraps" }, " ", result.reason),
       ),
+    !abstained && !refused && result.reason && el("p", { class: "caution" }, el("span", { class: "wraps" }, result.reason)),
     result.confidence !== null && result.confidence !== undefined && confidence(result.confidence),
     abstained ? unsaid(classes(result)) : classes(result),
+    notExcluded(result),
     el(
       "p",
       { class: "by wraps" },
-      t("study.made-by", { model: result.model, version: result.version, at: moment(result.created_at) }),
+      t("study.made-by", { model: result.model, version: version(result.version), at: moment(result.created_at) }),
       " ",
       t("study.by-algorithm"),
     ),
   );
+}
+
+/** Classes that the model cannot exclude, where that are others than those it names. */
+function notExcluded(result) {
+  const named = new Set(result.finding?.decision ?? []);
+  const others = (result.finding?.conformal ?? []).filter((one) => !named.has(one));
+  return others.length > 0 && el("p", { class: "wraps" }, t("study.not-excluded", { classes: others.join(", ") }));
 }
 
 /** What the model computed though it does not stand by it: there for those who ask, not to be read as an answer. */
@@ -232,6 +245,36 @@ function downloads(result) {
         el("a", { class: "button", href: `/api/objects/${Number(one.id)}`, download: "", title: one.media_type }, word("object", one.kind)),
       ),
     ),
+  );
+}
+
+/** What is done rarely: say that a series is whole, delete the study. */
+function manage(study, me) {
+  const open = may(me, "steer") ? study.series.filter((one) => one.complete_at === null) : [];
+  if (!open.length && !may(me, "delete")) return null;
+  const name = (one) => [one.number, one.modality, one.description].filter((p) => p !== null && p !== "").join(" ");
+  const complete = (one) =>
+    actionButton(t("study.complete", { series: name(one) }), async () => {
+      try {
+        await post(`/api/series/${Number(one.id)}/complete`);
+        tell(t("study.queued"), "good");
+      } catch (error) {
+        showProblem(error);
+      }
+    });
+  const drop = async () => {
+    if (!(await confirmPerson(t("study.delete"), t("study.delete-text"), t("study.delete"), true))) return;
+    try {
+      await remove(`/api/studies/${Number(study.id)}`);
+      location.assign("/");
+    } catch (error) {
+      showProblem(error);
+    }
+  };
+  return part(
+    "manage",
+    t("study.manage"),
+    el("div", { class: "downloads" }, ...open.map(complete), may(me, "delete") && actionButton(t("study.delete"), drop, { class: "danger", id: "delete" })),
   );
 }
 

@@ -73,7 +73,7 @@ export class CanvasViewer {
     this.grid.replaceChildren(...this.panes.map((pane) => pane.node));
     this.chosen = this.panes[0];
     this.setCursor(this.cursor);
-    this.setTool(this.tool.name);
+    this.setTool(this.tool.name, this.tool);
   }
 
   /** Show the slices through a voxel in every plane. */

@@ -45,8 +45,8 @@ export class NiivueViewer {
     this.nv = new Niivue({
       backColor: [0, 0, 0, 1],
       crosshairColor: [0.48, 0.72, 0.94, 0.7],
-      crosshairWidth: 1,
-      crosshairWidthUnit: "mm",
+      crosshairWidth: 0.25,
+      crosshairWidthUnit: "percent",
       crosshairGap: 8,
       isRadiologicalConvention: true,
       sagittalNoseLeft: true,
@@ -55,6 +55,8 @@ export class NiivueViewer {
       dragAndDropEnabled: false, // a file of somebody else over this patient's image would be a wrong diagnosis
       loadingText: "",
       isColorbar: false,
+      measureLineColor: [1, 0.83, 0.47, 1],
+      measureTextColor: [1, 0.83, 0.47, 1],
       logLevel: "error",
       viewModeHotKey: "",
       clipPlaneHotKey: "",
@@ -207,14 +209,15 @@ export class NiivueViewer {
       const strengths = [...new Set(on.map((one) => one.opacity))];
       for (const [n, strength] of strengths.entries()) {
         const layer = await this.layer(group.data, "", n);
-        layers.push(paintedWith(layer, on.filter((one) => one.opacity === strength), strength));
+        layers.push(paintedWith(layer, group.structures, on.filter((one) => one.opacity === strength), strength));
       }
     }
     const seen = boxes.list.filter((box) => !box.hidden);
     if (boxes.on && seen.length) {
       const colours = [...new Map(seen.map((box) => [box.colour.join(), box.colour])).values()];
       const frames = await this.layer(this.frames(seen, colours), "");
-      layers.push(paintedWith(frames, colours.map((colour, n) => ({ value: n + 1, colour })), boxes.opacity));
+      const every = colours.map((colour, n) => ({ value: n + 1, colour }));
+      layers.push(paintedWith(frames, every, every, boxes.opacity));
     }
     for (const map of maps) {
       if (!map.on) continue;
@@ -224,6 +227,8 @@ export class NiivueViewer {
       layer.opacity = map.opacity;
       layers.push(layer);
     }
+    const wanted = new Set([...labels.map((group) => group.data), ...maps.map((map) => map.data)]);
+    for (const data of this.layers.keys()) if (!wanted.has(data)) this.layers.delete(data); // of boxes and results before
     const there = this.nv.volumes.slice(1);
     for (const old of there) if (!layers.includes(old)) this.nv.removeVolume(old);
     for (const layer of layers) if (!there.includes(layer)) this.nv.addVolume(layer);
@@ -270,9 +275,9 @@ export class NiivueViewer {
   }
 }
 
-/** Give a label map our colours: those of some structures, nothing for the others. */
-function paintedWith(layer, structures, opacity) {
-  const size = Math.max(...structures.map((one) => one.value)) + 1;
+/** Give a label map our colours: those of some structures, nothing for the others. Values past a table take its last row. */
+function paintedWith(layer, every, structures, opacity) {
+  const size = Math.max(...every.map((one) => one.value)) + 2;
   const table = { R: [], G: [], B: [], A: [], I: [], labels: [] };
   for (let n = 0; n < size; n += 1) {
     const found = structures.find((one) => one.value === n);

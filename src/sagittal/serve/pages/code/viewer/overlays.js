@@ -13,7 +13,7 @@ export const COLOURS = [
  * @typedef {{name: string, value: number, colour: number[], on: boolean, opacity: number}} Structure
  * @typedef {{url: string, data: Uint8Array, structures: Structure[], exact: boolean}} Labels
  * @typedef {{name: string, data: any, low: number, high: number, on: boolean, opacity: number}} HeatMap
- * @typedef {{label: string, score: number|null, low: number[], high: number[], colour: number[], caption: string, chosen?: boolean, hidden?: boolean}} Box
+ * @typedef {{label: string, score: number|null, low: number[], high: number[], colour: number[], caption: string, chosen?: boolean, hidden?: boolean, weak?: boolean}} Box
  * @typedef {{labels: Labels[], maps: HeatMap[], boxes: {on: boolean, opacity: number, list: Box[]}}} Overlays
  */
 
@@ -95,6 +95,7 @@ export function makeBoxes(boxes) {
     const [low, high] = box.corners_voxels;
     return withCaption({
       // Weaker ones than the model's operating point are there to be looked at, not shown from the start.
+      weak: box.chosen === false,
       hidden: box.chosen === false,
       label: box.label,
       score: box.score ?? null,

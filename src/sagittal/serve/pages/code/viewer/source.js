@@ -23,10 +23,11 @@ import { presets, valueRange } from "./windows.js";
  * A volume, fetched whole.
  * @param {string} url
  * @param {string} modality
+ * @param {(bytes: number, of: number) => void} [came]
  * @returns {Promise<Source>}
  */
-export async function openVolume(url, modality) {
-  const volume = await readNifti(await bytes(url));
+export async function openVolume(url, modality, came) {
+  const volume = await readNifti(await bytes(url, came));
   const canvas = new OffscreenCanvas(1, 1);
   const ink = /** @type {OffscreenCanvasRenderingContext2D} */ (canvas.getContext("2d"));
   const [ni, nj, nk] = volume.dims;

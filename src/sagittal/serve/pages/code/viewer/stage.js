@@ -1,6 +1,7 @@
 // The stage: chooses the viewer, loads image and overlays, and holds the buttons around it.
 
 import { byId, el } from "../dom.js";
+import { size } from "../format.js";
 import { explain } from "../page.js";
 import { t } from "../text.js";
 import { CanvasViewer } from "./canvas_viewer.js";
@@ -75,12 +76,16 @@ export class Stage {
       if (!same) {
         this.say(t("viewer.loading"));
         this.source = null;
-        const source = await openVolume(`/api/series/${Number(series.id)}/volume.nii.gz`, series.modality);
+        const came = (seen, of) => {
+          if (number === this.asked) this.text.textContent = t("viewer.loading-size", { n: size(seen), of: of ? ` / ${size(of)}` : "" });
+        };
+        const source = await openVolume(`/api/series/${Number(series.id)}/volume.nii.gz`, series.modality, came);
         if (number !== this.asked) return;
         this.source = source;
         await this.openViewer();
       }
       this.overlays = noOverlays();
+      this.shownReview = null;
       this.overlays.boxes.list = makeBoxes(result?.boxes ?? []);
       this.viewer.setOverlays(this.overlays);
       this.drawToolbar();
@@ -137,10 +142,27 @@ export class Stage {
     this.moved();
   }
 
+  /**
+   * Lay what a reader corrected over the image instead of what the model found; `null` brings the model's own back.
+   * @param {any} review
+   * @param {any} result
+   */
+  async showCorrection(review, result) {
+    const source = /** @type {any} */ (this.source);
+    const { mask, boxes } = review?.correction ?? {};
+    this.overlays.labels = await loadMasks((result.masks ?? []).map((one) => (mask ? { ...one, url: mask.url } : one)), source);
+    this.overlays.boxes.list = makeBoxes(boxes ?? result.boxes ?? []);
+    this.shownReview = review?.id ?? null;
+    this.viewer.setOverlays(this.overlays);
+    const voxel = decisiveVoxel(this.overlays, source);
+    if (voxel) this.viewer.setCursor(voxel);
+  }
+
   /** Go over to our own viewer with its tools for correcting; the image stays where it is. */
   async edit() {
     const { window } = this.viewer;
     this.editing = true;
+    this.shownReview = null;
     if (this.viewer.name !== "canvas") await this.openViewer();
     this.viewer.setWindow(window.low, window.high);
     this.viewer.setOverlays(this.overlays);
