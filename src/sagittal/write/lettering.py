@@ -122,19 +122,19 @@ def wrapped(text: str, size: int, wide: int, *, bold: bool = False) -> list[str]
 
 
 def _pieces(text: str) -> list[str]:
-    """Words with the space after them; ideographs one by one."""
-    pieces = [""]
+    """Words with the space after them; ideographs one by one, with the punctuation that closes after them."""
+    pieces: list[str] = []
+    whole = True  # whether the last piece is complete
     for sign in text:
-        if _is_chinese(sign):
-            # Closing punctuation stays with what it closes.
-            last = len(pieces) - (1 if pieces[-1] else 2)
-            if sign in "，。；：、）？！" and last >= 0:
-                pieces[last] += sign
-            else:
-                pieces.append(sign)
-            pieces.append("")
-        else:
+        if pieces and sign in "，。；：、）？！":
             pieces[-1] += sign
-            if sign == " ":
+            whole = True
+        elif _is_chinese(sign):
+            pieces.append(sign)
+            whole = True
+        else:
+            if whole:
                 pieces.append("")
-    return [piece for piece in pieces if piece]
+            pieces[-1] += sign
+            whole = sign == " "
+    return pieces
