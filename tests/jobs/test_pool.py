@@ -28,7 +28,10 @@ from sagittal.jobs.worker import AnswerError, Limits, Worker, WorkerEnded
 SCRIPT = """
 import os, sys, time
 from sagittal.errors import ReadError, ScopeError
+from sagittal.jobs import worker_process
 from sagittal.jobs.worker_process import start
+
+worker_process.BEAT_S = 0.05
 
 def load(station, request):
     station.model = object()
@@ -58,7 +61,7 @@ def answer(station, request):
     if do == "slow":
         for n in range(4):
             station.advance(n / 4)
-            time.sleep(0.6)
+            time.sleep(0.2)
     return {"pid": os.getpid()}
 
 CHECKSUMS = eval(sys.argv[1])
@@ -165,14 +168,14 @@ def test_a_study_that_takes_too_long_is_given_up(
 def test_a_process_that_holds_the_interpreter_gives_no_sign_of_life(
     make_pool: Callable[..., Pool], served: tuple[ServedModel, ...], troubles: list[tuple[str, str]]
 ) -> None:
-    pool = make_pool(silence_s=1.5)
+    pool = make_pool(silence_s=1.0)
     pool.answer(served[0].checksum, {"study": "ok"})
     pid = pool._places[served[0].checksum].worker.process.pid  # type: ignore[union-attr]
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(pool.answer, served[0].checksum, {"study": "slow"})
-        time.sleep(0.2)
+        time.sleep(0.1)
         os.kill(pid, signal.SIGSTOP)
-        with pytest.raises(WorkerEnded, match="no sign of life for 1.5 s"):
+        with pytest.raises(WorkerEnded, match="no sign of life for 1 s"):
             asked.result(20)
     settle(pool)
     assert [code for code, _ in troubles] == ["model-hangs"]

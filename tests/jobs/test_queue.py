@@ -222,7 +222,7 @@ def test_a_job_that_waited_long_enough_comes_before_an_urgent_one(db: Database, 
     assert queue.lease(["answer"]).id == routine  # type: ignore[union-attr]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     arrivals=st.lists(st.tuples(st.integers(0, 2), st.floats(0, 120)), min_size=1, max_size=30),
     wrong_clock=st.floats(-1e6, 1e6),
@@ -292,7 +292,7 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(operations=OPERATIONS)
 def test_whatever_happens_a_job_has_one_holder_and_one_end(
     tmp_path_factory: pytest.TempPathFactory, operations: list[tuple[str, int]]

@@ -208,7 +208,7 @@ class Supervisor:
             left = list(self._working.values())
         for work in left:
             work.lose()
-        deadline = max(deadline, time.monotonic() + 2.0)
+        deadline = max(deadline, time.monotonic() + 1.0)
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0))
         with self._lock:
