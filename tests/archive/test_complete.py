@@ -115,3 +115,13 @@ def test_a_clock_set_back_holds_nothing_up(archive: Archive, put: Put, make_obje
     monkeypatch.setattr(archive.db.clock, "_monotonic", lambda: real() + 31.0)
     assert close_quiet_series(archive.db, 30.0, archive.db.clock.now()) == 1
     assert state(archive.db, receipt.series_id)[0]
+
+
+def test_a_clock_set_back_ends_no_silence_early(archive: Archive, put: Put, make_object: Make, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    import time
+
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 7200.0)  # after the archive was opened
+    receipt = put(make_object())
+    assert close_quiet_series(archive.db, 30.0, archive.db.clock.now()) == 0
+    assert not state(archive.db, receipt.series_id)[0]
