@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -154,3 +156,24 @@ def test_nothing_is_written_over(archive: Archive, put: Put, make_object: Make, 
         restore_backup(tmp_path / "backup", archive.folder, f"sqlite:///{tmp_path / 'again.db'}")
     with pytest.raises(ServeError, match="is there already"):
         restore_backup(tmp_path / "backup", tmp_path / "again", archive.db.url)
+
+
+def test_a_backup_that_names_a_file_elsewhere_is_not_followed(
+    archive: Archive, put: Put, make_object: Make, tmp_path: Path
+) -> None:
+    put(make_object())
+    make_backup(archive, tmp_path / "backup")
+    (tmp_path / "secret").write_text("x")
+    database = tmp_path / "backup" / "sagittal.db"
+    with sqlite3.connect(database) as c:
+        c.execute("UPDATE instances SET path = 'objects/../../../../secret'")
+    c.close()
+    index = json.loads((tmp_path / "backup" / "backup.json").read_text())
+    index["database"] = hashlib.sha256(database.read_bytes()).hexdigest()
+    (tmp_path / "backup" / "backup.json").write_text(json.dumps(index))
+    for do in (
+        lambda: check_backup(tmp_path / "backup"),
+        lambda: restore_backup(tmp_path / "backup", tmp_path / "again", f"sqlite:///{tmp_path / 'again.db'}"),
+    ):
+        with pytest.raises(ServeError, match="a file that the archive did not make"):
+            do()

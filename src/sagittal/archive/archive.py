@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from sagittal.archive.damage import report_damage
-from sagittal.archive.disk import Shelves, Together, flush, hold, told, write_all
+from sagittal.archive.disk import Shelves, Together, flush, hold, path_in, told, write_all
 from sagittal.archive.elements import sequences
 from sagittal.archive.header import image_classes, kept_syntaxes
 from sagittal.archive.meta import FileMeta
@@ -240,10 +240,7 @@ class Archive:
         ServeError
             If it is none that the archive made.
         """
-        parts = place.split("/")
-        if len(parts) != 3 or parts[0] not in {"objects", "files"} or not parts[1].isdigit() or not _own_name(parts[2]):
-            raise ServeError("a row of the database names a file that the archive did not make")
-        return self.folder / parts[0] / parts[1] / parts[2]
+        return path_in(self.folder, place)
 
     def check_space(self, more: int) -> None:
         """Refuse to take more bytes than leave the reserve free.
@@ -344,8 +341,3 @@ class Archive:
                 report_event(self.db, "disk-broken", "error", str(error))
         except SagittalError:  # the database may be on the same disk
             _log.warning("an object was not kept, and the database could not be told why")
-
-
-def _own_name(name: str) -> bool:
-    stem, _, suffix = name.partition(".")
-    return all(part.isalnum() for part in (*suffix.split("."), *stem.split("-"))) and name.isascii()  # ".nii.gz" is one

@@ -17,18 +17,20 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from sagittal import __version__
 from sagittal.archive.archive import Archive
 from sagittal.archive.damage import damage_of
-from sagittal.archive.disk import flush, flush_folder, told
+from sagittal.archive.disk import flush, flush_folder, path_in, told
 from sagittal.archive.retention import files_in
 from sagittal.database.connect import Database
 from sagittal.database.migrate import VERSIONS
@@ -38,8 +40,11 @@ from sagittal.guard.json_file import read_json
 
 _DATABASE, _INDEX, _ARCHIVE = "sagittal.db", "backup.json", "archive"
 _BLOCK = 2**20
-#: Rows that are copied at once between databases of two kinds.
+#: Rows or files that are in hand at once.
 _AT_ONCE = 1000
+#: Files that are copied at the same time.
+_THREADS = 8
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -99,28 +104,24 @@ def make_backup(archive: Archive, folder: Path, *, link: bool = False, previous:
     made_at = time.time()
     _snapshot(archive.db, folder / _DATABASE)
     earlier = previous / _ARCHIVE if previous is not None and (previous / _INDEX).is_file() else None
-    files = size = linked = missing = 0
     folders: set[Path] = set()
+
+    def take(one: tuple[str, str, int]) -> tuple[str, int]:
+        place, _, length = one
+        source, target = archive.path_of(place), path_in(folder / _ARCHIVE, place)
+        known = [path_in(root, place) for root in (earlier, archive.folder if link else None) if root is not None]
+        with told():
+            if any(_link(path, target, length) for path in known):
+                return "linked", length
+            return ("copied", length) if _copied(source, target) else ("missing", 0)
+
+    counts, size = {"linked": 0, "copied": 0, "missing": 0}, 0
     with closing(_opened(folder / _DATABASE)) as copy:
-        for place, _, length in _named(copy):
-            source, target = archive.path_of(place), folder / _ARCHIVE / place
-            if target.exists():
-                continue
-            if target.parent not in folders:
-                folders.add(target.parent)
-                target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with told():
-                known = [one / place for one in (earlier, archive.folder if link else None) if one is not None]
-                if any(_link(one, target, length) for one in known):
-                    linked += 1
-                elif not _copied(source, target):
-                    missing += 1
-                    continue
-            files, size = files + 1, size + length
-    with told():
-        for one in sorted(folders):
-            flush_folder(one)
-            flush_folder(one.parent)
+        for how, length in _at_once(take, _named(copy), folder / _ARCHIVE, folders):
+            counts[how], size = counts[how] + 1, size + length
+    _flush_folders(folders)
+    linked, missing = counts["linked"], counts["missing"]
+    files = linked + counts["copied"]
     told_of = Backup(made_at, __version__, VERSIONS[-1], files, size, linked, missing, _hash_of(folder / _DATABASE))
     with told():
         part = folder / f"{_INDEX}.part"
@@ -173,7 +174,7 @@ def check_backup(folder: Path) -> BackupCheck:
     with closing(_opened(folder / _DATABASE)) as copy:
         for place, digest, size in _named(copy):
             count += 1
-            path = folder / _ARCHIVE / place
+            path = path_in(folder / _ARCHIVE, place)
             if not digest:  # of a reader's mask only the place is known
                 if not path.is_file():
                     damaged.append(place)
@@ -215,23 +216,22 @@ def restore_backup(folder: Path, data: Path, url: str) -> BackupCheck:
         raise ReadError("the database of the backup is damaged: its hash is not the one in backup.json")
     _check_empty(data)
     _restore_database(folder / _DATABASE, url)
+    folders: set[Path] = set()
+
+    def put(one: tuple[str, str, int]) -> tuple[str, bool]:
+        place, digest, _ = one
+        with told():
+            found = _copied(path_in(folder / _ARCHIVE, place), path_in(data, place))
+        return place, found is not None and (not digest or found == digest)
+
     damaged: list[str] = []
     count = 0
-    folders: set[Path] = set()
     with closing(_opened(folder / _DATABASE)) as copy:
-        for place, digest, _ in _named(copy):
+        for place, sound in _at_once(put, _named(copy), data, folders):
             count += 1
-            target = data / place
-            folders.add(target.parent)
-            with told():
-                target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                found = _copied(folder / _ARCHIVE / place, target)
-            if found is None or (digest and found != digest):
+            if not sound:
                 damaged.append(place)
-    with told():
-        for one in sorted(folders):
-            flush_folder(one)
-            flush_folder(one.parent)
+    _flush_folders(folders)
     db = Database.open(url)
     try:
         _mark(db, data, damaged)
@@ -362,6 +362,31 @@ def _copied(source: Path, target: Path) -> str | None:
     return digest.hexdigest()
 
 
+def _at_once(
+    work: Callable[[tuple[str, str, int]], Answer],
+    named: Iterator[tuple[str, str, int]],
+    root: Path,
+    folders: set[Path],
+) -> Iterator[Answer]:
+    """Do the work for every file, several at a time, so that they share the flushes of the disk; makes their folders."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        while part := list(islice(named, _AT_ONCE)):
+            for place, _, _ in part:
+                folder = path_in(root, place).parent
+                if folder not in folders:
+                    folders.add(folder)
+                    with told():
+                        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            yield from pool.map(work, part)
+
+
+def _flush_folders(folders: Iterable[Path]) -> None:
+    with told():
+        for one in sorted(folders):
+            flush_folder(one)
+            flush_folder(one.parent)
+
+
 def _hash_of(path: Path) -> str:
     try:
         with path.open("rb") as file:
@@ -374,7 +399,7 @@ def _mark(db: Database, data: Path, damaged: Iterable[str]) -> None:
     places = sorted(set(damaged))
     with db.write() as c:
         for place in places:
-            there = (data / place).is_file()
+            there = path_in(data, place).is_file()
             c.execute(
                 sa.update(instances).where(instances.c.path == place).values(damage="altered" if there else "missing")
             )

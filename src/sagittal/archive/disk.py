@@ -221,3 +221,26 @@ def flush_folder(path: Path) -> None:
         flush(file)
     finally:
         os.close(file)
+
+
+def path_in(folder: Path, place: str) -> Path:
+    """Where a file lies whose place below a folder stands in a row: the one way from a row to a path.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the archive.
+    place : str
+        Such as ``objects/000001/<hash>-<number>.dcm``.
+
+    Raises
+    ------
+    ServeError
+        If it is none that the archive made.
+    """
+    parts = place.split("/")
+    stem, _, suffix = parts[-1].partition(".")
+    own = all(part.isalnum() for part in (*stem.split("-"), *suffix.split("."))) and place.isascii()
+    if len(parts) != 3 or parts[0] not in {"objects", "files"} or not parts[1].isdigit() or not own:
+        raise ServeError("a row of the database names a file that the archive did not make")
+    return folder / parts[0] / parts[1] / parts[2]

@@ -210,21 +210,20 @@ class Storage:
 
 def storage_of(archive: Archive) -> Storage:
     """How the archive is filled."""
+    i, unchecked = instances.c, sa.select(sa.func.count()).where(instances.c.checked_at.is_(None))
     with archive.db.read() as c:
-        count, used, oldest, checked = c.execute(
+        number, count, used = c.execute(
             sa.select(
                 sa.func.count(),
-                sa.func.coalesce(sa.func.sum(instances.c.size), 0),
-                sa.func.min(instances.c.checked_at),
-                sa.func.count(instances.c.checked_at),
+                sa.func.coalesce(sa.func.sum(studies.c.instance_count), 0),
+                sa.func.coalesce(sa.func.sum(studies.c.bytes), 0),
             )
         ).one()
-        damaged = c.execute(
-            sa.select(sa.func.count()).select_from(instances).where(instances.c.damage != "")
-        ).scalar_one()
+        oldest = c.execute(sa.select(sa.func.min(i.checked_at))).scalar()
+        left = c.execute(unchecked.select_from(instances)).scalar_one()
+        damaged = c.execute(sa.select(sa.func.count()).select_from(instances).where(i.damage != "")).scalar_one()
         open_ = c.execute(
             sa.select(sa.func.count()).select_from(conflicts).where(conflicts.c.settled_at.is_(None))
         ).scalar_one()
-        number = c.execute(sa.select(sa.func.count()).select_from(studies)).scalar_one()
     free = shutil.disk_usage(archive.folder).free
-    return Storage(int(used), free, number, count, damaged, open_, oldest, count - checked)
+    return Storage(int(used), free, number, int(count), damaged, open_, oldest, left)

@@ -283,15 +283,13 @@ def _delete_instances(c: sa.Connection, ids: Sequence[int]) -> None:
 
 def _delete_empty(c: sa.Connection, study_id: int, *, keep: bool = False) -> int:
     """Delete the series without instances, and the study if none is left; how many instances are."""
-    counts: dict[int, int] = {
-        row[0]: row[1]
-        for row in c.execute(
-            sa.select(series.c.id, sa.func.count(instances.c.id))
-            .outerjoin(instances, instances.c.series_id == series.c.id)
-            .where(series.c.study_id == study_id)
-            .group_by(series.c.id)
-        )
-    }
+    rows = c.execute(
+        sa.select(series.c.id, sa.func.count(instances.c.id), sa.func.coalesce(sa.func.sum(instances.c.size), 0))
+        .outerjoin(instances, instances.c.series_id == series.c.id)
+        .where(series.c.study_id == study_id)
+        .group_by(series.c.id)
+    ).all()
+    counts: dict[int, int] = {row[0]: row[1] for row in rows}
     empty = [id_ for id_, count in counts.items() if not count]
     for part in _parts(empty):
         c.execute(sa.delete(choices).where(choices.c.series_id.in_(part)))
@@ -302,6 +300,7 @@ def _delete_empty(c: sa.Connection, study_id: int, *, keep: bool = False) -> int
     left = sum(counts.values())
     if left or keep:
         values: dict[str, Any] = {"instance_count": left, "series_count": len(counts) - len(empty)}
+        values["bytes"] = sum(int(row[2]) for row in rows)
         if not keep:  # something came while the rest was deleted
             values |= {"deleted_at": None, "status": "receiving", "finding": "", "confidence": None, "verdict": ""}
             values |= {"answered_at": None, "abstained": False}

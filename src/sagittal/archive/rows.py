@@ -188,7 +188,7 @@ class Index:
                     attributes=header.json(SERIES),
                     facts=facts,
                     arrived_at=at,
-                    changed_at=at,
+                    changed_at=self._db.clock.now(),
                     complete_at=at if arrival.result else None,
                     completed_by="result" if arrival.result else "",
                 )
@@ -256,21 +256,25 @@ class Index:
 
     def _count(self, c: sa.Connection, arrivals: list[Arrival], found: list[Indexed]) -> None:
         """What the new rows change in their series and studies."""
-        at = time.time()
+        # The silence of a series is told by the clock that does not go back: it is not over because somebody set that of
+        # the machine.
+        at, quiet_since = time.time(), self._db.clock.now()
         counts: dict[tuple[int, bool], int] = {}
+        totals: dict[tuple[int, bool], tuple[int, int]] = {}
         for arrival, indexed in zip(arrivals, found, strict=True):
             if indexed.known is None:
-                key = (indexed.series_id, arrival.result or self._series[arrival.header.series_uid].result)
+                result = arrival.result or self._series[arrival.header.series_uid].result
+                key = (indexed.series_id, result)
                 counts[key] = counts.get(key, 0) + 1
-        totals: dict[tuple[int, bool], int] = {}
-        study_of = {indexed.series_id: indexed.study_id for indexed in found}
+                key = (indexed.study_id, result)
+                count, size = totals.get(key, (0, 0))
+                totals[key] = (count + 1, size + arrival.size)
+        # In the order of their numbers, so that two processes do not wait for each other.
         for (series_id, result), count in sorted(counts.items()):
             of_series = self._count_results if result else self._count_series
-            of_series.run(c, {"of": series_id, "more": count, "at": at})
-            key = (study_of[series_id], result)
-            totals[key] = totals.get(key, 0) + count
-        for (study_id, result), count in sorted(totals.items()):
-            self._count_study.run(c, {"of": study_id, "more": count, "at": at})
+            of_series.run(c, {"of": series_id, "more": count, "at": quiet_since})
+        for (study_id, result), (count, size) in sorted(totals.items()):
+            self._count_study.run(c, {"of": study_id, "more": count, "size": size, "at": at})
             if not result:
                 self._receiving.run(c, {"of": study_id})
 
@@ -342,6 +346,7 @@ _FIND_INSTANCE = (
 )  # fmt: skip
 _of: sa.BindParameter[int] = sa.bindparam("of")
 _more: sa.BindParameter[int] = sa.bindparam("more")
+_size: sa.BindParameter[int] = sa.bindparam("size")
 _at: sa.BindParameter[float] = sa.bindparam("at")
 _COUNT_RESULTS = (
     sa.update(series).where(series.c.id == _of).values(instance_count=series.c.instance_count + _more, changed_at=_at)
@@ -350,7 +355,7 @@ _COUNT_SERIES = _COUNT_RESULTS.values(complete_at=None, completed_by="")
 _COUNT_STUDY = (
     sa.update(studies)
     .where(studies.c.id == _of)
-    .values(instance_count=studies.c.instance_count + _more, changed_at=_at)
+    .values(instance_count=studies.c.instance_count + _more, bytes=studies.c.bytes + _size, changed_at=_at)
 )
 # Apart from the counts, so that the indexes of the status are mostly left alone:
 _RECEIVING = sa.update(studies).where(studies.c.id == _of, studies.c.status != "receiving").values(status="receiving")

@@ -56,6 +56,7 @@ studies = Table(
     Column("attributes", JSON, nullable=False, default=dict),  # DICOM JSON of the study level, for QIDO
     Column("series_count", Integer, nullable=False, default=0),
     Column("instance_count", Integer, nullable=False, default=0),
+    Column("bytes", BigInteger, nullable=False, default=0),  # of its instances
     Column("arrived_at", Float, nullable=False),
     Column("changed_at", Float, nullable=False),
     # What the worklist shows, kept up to date by whoever changes it:
