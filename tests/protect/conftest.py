@@ -9,7 +9,10 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
+from argon2 import PasswordHasher
+
 from sagittal.database.connect import Database
+from sagittal.protect import passwords
 
 
 @pytest.fixture
@@ -26,3 +29,13 @@ def clock(db: Database, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     real = db.clock.now
     monkeypatch.setattr(db.clock, "now", lambda: real() + ahead[0])
     return ahead
+
+
+@pytest.fixture(autouse=True)
+def quick_hashes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashes of passwords that cost a hundredth; what the real ones cost is tested where they are made."""
+    if request.module.__name__.endswith("test_passwords") or "renewed" in request.node.name:
+        return
+    quick = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1)
+    monkeypatch.setattr(passwords, "_HASHER", quick)
+    monkeypatch.setattr(passwords, "_made", [])

@@ -12,8 +12,10 @@ import pytest
 pytest.importorskip("fastapi")
 
 import httpx
+from argon2 import PasswordHasher
 from fastapi import FastAPI
 
+from sagittal.protect import passwords
 from sagittal.protect.sessions import start_session
 from sagittal.protect.tokens import make_token
 from sagittal.protect.users import User, add_user
@@ -81,3 +83,11 @@ def ask(app: FastAPI) -> Iterator[Callable[..., httpx.Response]]:
         client = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost")
         yield lambda *arguments, **more: runner.run(client.request(*arguments, **more))
         runner.run(client.aclose())
+
+
+@pytest.fixture(autouse=True)
+def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashes of passwords that cost a hundredth; what the real ones cost is tested where they are made."""
+    quick = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1)
+    monkeypatch.setattr(passwords, "_HASHER", quick)
+    monkeypatch.setattr(passwords, "_made", [])
