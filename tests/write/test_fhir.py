@@ -92,7 +92,11 @@ def test_bundles_are_valid(
         assert [one["text"] for one in report["conclusionCode"]] == ["nodule"]
         assert observations[0]["valueCodeableConcept"]["coding"][0]["system"] == "http://snomed.info/sct"
         assert [
-            (one["code"]["text"], one["valueQuantity"]["value"], one["interpretation"][0]["coding"][0]["code"])
+            (
+                one["code"]["text"],
+                one["component"][0]["valueQuantity"]["value"],
+                one["interpretation"][0]["coding"][0]["code"],
+            )
             for one in observations[1:]
         ] == [
             ("effusion", 0.05, "NEG"),
@@ -100,13 +104,15 @@ def test_bundles_are_valid(
             ("mass", 0.13, "NEG"),
         ]
     if name == "boxes":
-        assert [(one["code"]["text"], one["valueInteger"]) for one in observations] == [
+        assert [(one["code"]["text"], one["component"][0]["valueQuantity"]["value"]) for one in observations] == [
             ("lung nodule", 1),
             ("gizmo", 1),
             ("mass", 0),
         ]
     if name == "mask":
-        assert [one["valueQuantity"]["code"] for one in observations] == ["mL"] * 4
+        assert [one["component"][0]["valueQuantity"]["code"] for one in observations] == ["mL"] * 4
+        present = [one["valueCodeableConcept"]["coding"][0]["display"] for one in observations]
+        assert present == ["Present", "Present", "Present", "Absent"]
 
 
 def test_posted_twice_it_does_no_harm(study: Callable[..., Case], found_classes: Any, stamp: Stamp) -> None:

@@ -44,6 +44,8 @@ def deliver_folder(objects: Sequence[ObjectFile], destination: FolderDestination
     with _disk(destination.name):
         if not base.is_dir():
             raise DeliveryError(f"{destination.name}: its folder is not there", retry=True, trouble="away")
+        for left in base.glob(f".part-{key}-*"):  # of a delivery that was cut off
+            shutil.rmtree(left, ignore_errors=True)
         part = base / f".part-{key}-{secrets.token_hex(4)}"
         try:
             part.mkdir()

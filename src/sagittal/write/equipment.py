@@ -102,7 +102,7 @@ class Stamp:
     uid : callable (str) -> str
         The UID of a part of the object by its name, such as ``"series"``; see :func:`derive_uids`.
     made_at : datetime
-        Its clock is written where DICOM has a time without a zone, unless the study states one.
+        With its zone; see :meth:`clock`.
     model : ModelFacts
     """
 
@@ -120,14 +120,18 @@ class Stamp:
         return Stamp(lambda name: self.uid(f"{kind}/{name}"), self.made_at, self.model)
 
     def clock(self, source: Header | None = None) -> datetime:
-        """When it was made, on the clock that the times of a study are given in (TimezoneOffsetFromUTC)."""
+        """When it was made, on the clock that the times of a study are given in.
+
+        That is the zone that the study states (TimezoneOffsetFromUTC), else this machine's: a result is not to look as if
+        it had been made hours before its study.
+        """
         stated = "" if source is None else str(source.get("TimezoneOffsetFromUTC") or "")
         match = _OFFSET.fullmatch(stated)
-        if match is None or self.made_at.tzinfo is None:
+        if self.made_at.tzinfo is None:
             return self.made_at
-        shift = timedelta(hours=int(match[2]), minutes=int(match[3]))
-        if shift > timedelta(hours=14):
-            return self.made_at
+        shift = timedelta(hours=99) if match is None else timedelta(hours=int(match[2]), minutes=int(match[3]))
+        if match is None or shift > timedelta(hours=14):
+            return self.made_at.astimezone()
         return self.made_at.astimezone(timezone(shift if match[1] == "+" else -shift))
 
 

@@ -44,6 +44,9 @@ _AI = {
     "display": "Artificial Intelligence asserted",
 }
 _ABSENT = {"abstained": ("unknown", "Unknown"), "refused": ("not-performed", "Not Performed")}
+_PRESENT, _ABSENT_FINDING = Code("52101004", "SCT", "Present"), Code("2667000", "SCT", "Absent")
+_VOLUME, _AREA = Code("118565006", "SCT", "Volume"), Code("42798000", "SCT", "Area")
+_COUNT, _CERTAINTY = Code("246205007", "SCT", "Quantity"), Code("111012", "DCM", "Certainty of Finding")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 _UID = re.compile(r"[0-9.]{1,64}")
 
@@ -220,15 +223,17 @@ class _Bundle:
 
     def _line(self, name: str, line: Line, term: Term) -> dict[str, Any]:
         made = self._observation(name, _term(term))
+        made["valueCodeableConcept"] = _concept(_PRESENT if line.held else _ABSENT_FINDING)
+        parts = []
         if math.isfinite(line.size):
-            made["valueQuantity"] = _quantity(line.size, line.unit)
-        elif math.isfinite(line.probability) and not line.count:
-            made["valueQuantity"] = _quantity(line.probability, "1")
+            parts.append((_VOLUME if line.unit in {"ml", "voxels"} else _AREA, line.size, line.unit))
         elif isinstance(self.answer, Prediction) and not isinstance(self.answer.finding, ClassScores):
-            made["valueInteger"] = line.count
-            if math.isfinite(line.probability):
-                certainty = _concept(Code("111012", "DCM", "Certainty of Finding"))
-                made["component"] = [{"code": certainty, "valueQuantity": _quantity(line.probability, "1")}]
+            parts.append((_COUNT, float(line.count), "1"))
+        if math.isfinite(line.probability):
+            parts.append((_CERTAINTY, line.probability, "1"))
+        made["component"] = [
+            {"code": _concept(code), "valueQuantity": _quantity(value, unit)} for code, value, unit in parts
+        ]
         system = "http://terminology.hl7.org/CodeSystem/v3-ObservationInterpretation"
         verdict = ("POS", "Positive") if line.held else ("NEG", "Negative")
         made["interpretation"] = [_coding(system, *verdict)]

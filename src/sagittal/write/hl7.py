@@ -166,20 +166,25 @@ def _lines(
     for n, (line, term) in enumerate(zip(statement.lines, terms, strict=True), start=1):
         flag = "POS" if line.held else "NEG"
         if math.isfinite(line.size):
-            rows.append(("NM", _concept(term), str(n), _number(line.size), _UNITS.get(line.unit, line.unit), flag))
+            what = "volume" if line.unit in {"ml", "voxels"} else "area"
+            value, unit = _number(line.size), _UNITS.get(line.unit, line.unit)
         elif classes:
-            rows.append(("NM", _concept(term), str(n), _number(line.probability), "1", flag))
+            what, value, unit = "probability", _number(line.probability), "1"
         else:
-            rows.append(("NM", _concept(term), str(n), str(line.count), "1", flag))
+            what, value, unit = "count", str(line.count), "1"
+        rows.append(("NM", _concept(term, what), str(n), value, unit, flag))
     decided = () if not isinstance(answer, Prediction) or not classes else answer.decision
     for n, term in enumerate(terminology.find_all(decided), start=1):
         rows.append(("CWE", _DECISION, str(n), _concept(term), "", ""))
     return rows
 
 
-def _concept(term: Term) -> str:
+def _concept(term: Term, what: str = "") -> str:
+    """CWE of a finding; where it is measured, what of it, as a text of our own beside the code."""
     code: Code = term.type
-    return f"{escape(code.value)}^{escape(term.name[:190])}^{_SCHEMES.get(code.scheme, '99SAGITTAL')}"
+    name = escape(term.name[:180])
+    own = f"^^{name} ({what})" if what else ""
+    return f"{escape(code.value)}^{name}^{_SCHEMES.get(code.scheme, '99SAGITTAL')}{own}"
 
 
 def _code_of(name: str) -> str:

@@ -8,7 +8,7 @@ with the proportions of the patient, the head up where the file says where it is
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from sagittal.types import Array, Bools, Floats
 from sagittal.write.boxes import detections_of
 from sagittal.write.lettering import text_length, write_line
 from sagittal.write.masks import mask_of, planes_of
+from sagittal.write.statement_words import WORDS
 from sagittal.write.terminology import Term, Terminology
 
 if TYPE_CHECKING:
@@ -38,7 +39,12 @@ _WINDOWS = ((-300.0, (-1350.0, 150.0)), (250.0, (-160.0, 240.0)), (float("inf"),
 
 
 def draw_mask(
-    prediction: Prediction, image: Image, *, terminology: Terminology | None = None, tall: bool = False
+    prediction: Prediction,
+    image: Image,
+    *,
+    terminology: Terminology | None = None,
+    tall: bool = False,
+    language: str = "en",
 ) -> bytes:
     """PNG bytes: the structures of a mask as outline and fill over the study, with a legend.
 
@@ -52,6 +58,8 @@ def draw_mask(
         For colours.
     tall : bool
         For an upright page: the slice large, the other two planes beside it.
+    language : {"en", "zh"}
+        Of the words in it.
     """
     found = mask_of(prediction, "an overlay")
     structures = found.segmentation.structures
@@ -63,8 +71,8 @@ def draw_mask(
         counts[n][1] += np.count_nonzero(plane, axis=0)
         counts[n][2][k] = np.count_nonzero(plane)
         dense.append(image.data[0, :, :, k][plane][:: max(1, int(counts[n][2][k]) // 200)])
-    view = _View(image, _limits(image, dense))
-    legend = _legend([int(one[2].sum()) for one in counts], terms, image)
+    view = _View(image, _limits(image, dense), WORDS[language])
+    legend = _legend([int(one[2].sum()) for one in counts], terms, image, WORDS[language])
 
     def panel(axis: int, at: int, side: int) -> Sheet:
         place: list[Any] = [slice(None)] * 3
@@ -76,14 +84,16 @@ def draw_mask(
     if image.grid.dimensions == 2:
         return _png(_sheet([[panel(2, 0, _SHORT)]], legend))
     at = [int(np.sum([one[axis] for one in counts], axis=0).argmax()) for axis in range(3)] if counts else [0, 0, 0]
-    rows = [_planes(panel, at, tall)]
+    rows = [_planes(panel, at, image, tall)]
     slices = sorted({int(one[2].argmax()) for one in counts if one[2].any()} - {at[2]})[:_SLICES]
     for start in range(0, len(slices), 3):
         rows.append([panel(2, k, _PANEL) for k in slices[start : start + 3]])
     return _png(_sheet(rows, legend))
 
 
-def draw_boxes(prediction: Prediction, image: Image, *, terminology: Terminology | None = None) -> bytes:
+def draw_boxes(
+    prediction: Prediction, image: Image, *, terminology: Terminology | None = None, language: str = "en"
+) -> bytes:
     """PNG bytes: the chosen boxes with class and score over the study; of a volume a slice for each of the surest.
 
     Parameters
@@ -94,6 +104,8 @@ def draw_boxes(prediction: Prediction, image: Image, *, terminology: Terminology
         On their grid.
     terminology : Terminology, optional
         For colours.
+    language : {"en", "zh"}
+        Of the words in it.
     """
     found = detections_of(prediction, "an overlay")
     classes = prediction.scheme.classes
@@ -113,7 +125,7 @@ def draw_boxes(prediction: Prediction, image: Image, *, terminology: Terminology
         box = tuple(slice(int(x), max(int(y), int(x) + 1)) for x, y in zip(low, high, strict=True))
         inside = image.data[0][box].reshape(-1)
         dense.append(inside[:: max(1, inside.size // 1000)])
-    view = _View(image, _limits(image, dense))
+    view = _View(image, _limits(image, dense), WORDS[language])
     counts = [int((found.boxes.classes[chosen] == n).sum()) for n in range(len(classes))]
     legend: list[tuple[Term | None, str]] = [
         (term, f"{term.name}: {count}") for term, count in zip(terms, counts, strict=True)
@@ -126,11 +138,11 @@ def draw_boxes(prediction: Prediction, image: Image, *, terminology: Terminology
         [view.panel(2, k, _PANEL, boxes=drawn) for k in slices[start : start + 3]] for start in range(0, len(slices), 3)
     ]
     if len(slices) < len(set(middles)):
-        legend.append((None, f"shown: {len(slices)} of {len(set(middles))} slices with boxes"))
+        legend.append((None, WORDS[language]["shown"].format(shown=len(slices), all=len(set(middles)))))
     return _png(_sheet(rows, legend))
 
 
-def draw_heat(image: Image, heat: Floats | None, *, tall: bool = False) -> bytes:
+def draw_heat(image: Image, heat: Floats | None, *, tall: bool = False, language: str = "en") -> bytes:
     """PNG bytes: a heat map over the study, bright where it is strongest; without one the study alone.
 
     Of a volume three planes through the strongest voxel, or through the middle. The scale ends at the 99.8th percentile of
@@ -143,8 +155,10 @@ def draw_heat(image: Image, heat: Floats | None, *, tall: bool = False) -> bytes
         On its grid.
     tall : bool
         For an upright page: the slice large, the other two planes beside it.
+    language : {"en", "zh"}
+        Of the words in it.
     """
-    view = _View(image, _limits(image, ()))
+    view = _View(image, _limits(image, ()), WORDS[language])
     shape = image.grid.shape
     share, at = None, tuple(n // 2 for n in shape)
     if heat is not None:
@@ -159,13 +173,18 @@ def draw_heat(image: Image, heat: Floats | None, *, tall: bool = False) -> bytes
 
     if image.grid.dimensions == 2:
         return _png(_sheet([[panel(2, 0, _SHORT)]], ()))
-    return _png(_sheet([_planes(panel, at, tall)], ()))
+    return _png(_sheet([_planes(panel, at, image, tall)], ()))
 
 
-def _planes(panel: Callable[[int, int, int], Sheet], at: Sequence[int], tall: bool) -> list[Sheet]:
-    """The three planes through a voxel in a row, or the slice twice as large and the others one above the other."""
+def _planes(panel: Callable[[int, int, int], Sheet], at: Sequence[int], image: Image, tall: bool) -> list[Sheet]:
+    """The three planes through a voxel in a row, or the slice twice as large and the others one above the other.
+
+    Of a loop, whose frames lie nowhere, one frame.
+    """
     from PIL import Image as Pillow
 
+    if image.grid.affine is None and tall:
+        return [panel(2, at[2], _TALL)]
     if not tall:
         return [panel(axis, at[axis], _PANEL) for axis in (2, 1, 0)]
     beside = [panel(axis, at[axis], _PANEL) for axis in (1, 0)]
@@ -185,8 +204,8 @@ class _Box:
 class _View:
     """A study between two grey values, and panels of its planes."""
 
-    def __init__(self, image: Image, limits: tuple[float, float]) -> None:
-        self.image, self.limits, self.grid = image, limits, image.grid
+    def __init__(self, image: Image, limits: tuple[float, float], words: Mapping[str, str]) -> None:
+        self.image, self.limits, self.grid, self.words = image, limits, image.grid, words
         spacing = None if image.grid.spacing is None else np.asarray(image.grid.spacing)
         known = spacing is not None and bool(np.isfinite(spacing[:2]).all())
         self.mm = np.where(np.isfinite(spacing), spacing, 1.0) if known and spacing is not None else np.ones(3)
@@ -226,7 +245,8 @@ class _View:
             self._frame(sheet, boxes, at, plane.shape)
         if self.grid.dimensions == 2:
             return sheet
-        return _titled(sheet, f"{('column', 'row', 'slice')[axis]} {at + 1} of {self.grid.shape[axis]}")
+        title = self.words[("column", "row", "slice")[axis]]
+        return _titled(sheet, title.format(at=at + 1, all=self.grid.shape[axis]))
 
     def _colours(self, axis: int, at: int) -> Array:
         """The plane as (rows, columns, 3) uint8."""
@@ -331,16 +351,19 @@ def _glow(picture: Floats, share: Floats) -> None:
     picture += cover * colour
 
 
-def _legend(counts: Sequence[int], terms: Sequence[Term], image: Image) -> list[tuple[Term | None, str]]:
+def _legend(
+    counts: Sequence[int], terms: Sequence[Term], image: Image, words: Mapping[str, str]
+) -> list[tuple[Term | None, str]]:
     edges = None if image.grid.affine is None else np.asarray(image.grid.affine)[:3, :3]
     lines: list[tuple[Term | None, str]] = []
     for count, term in zip(counts, terms, strict=True):
         if not count:
-            size = "not found"
-        elif edges is not None and image.grid.dimensions == 3:
+            lines.append((term, words["not found"].format(name=term.name)))
+            continue
+        if edges is not None and image.grid.dimensions == 3:
             size = f"{count * abs(float(np.linalg.det(edges))) / 1000:.3g} ml"
         else:
-            size = f"{count:,} {'pixels' if image.grid.dimensions == 2 else 'voxels'}"
+            size = f"{count:,} {words['pixels' if image.grid.dimensions == 2 else 'voxels']}"
         lines.append((term, f"{term.name}: {size}"))
     return lines
 

@@ -55,7 +55,8 @@ def draw_result(
     heat : HeatMap, optional
     terminology : Terminology, optional
     """
-    words = WORDS[statement.language]
+    language = statement.language
+    words = WORDS[language]
     answered = isinstance(answer, Prediction) and statement.state == "answered"
     image = image if image is not None else _read(answer, case)
     if image is None:
@@ -63,14 +64,20 @@ def draw_result(
     if answered and isinstance(answer, Prediction):
         found = answer.finding
         if isinstance(found, Mask) and image.grid.same_place(found.grid, 1e-2):
-            return Drawn(draw_mask(answer, image, terminology=terminology, tall=True), "", image.burned_in)
+            return Drawn(
+                draw_mask(answer, image, terminology=terminology, tall=True, language=language), "", image.burned_in
+            )
         if isinstance(found, Detections) and image.grid.same_place(found.grid, 1e-2):
-            return Drawn(draw_boxes(answer, image, terminology=terminology), "", image.burned_in)
+            return Drawn(draw_boxes(answer, image, terminology=terminology, language=language), "", image.burned_in)
         if heat is not None and heat.heat.shape == image.grid.shape:
             return Drawn(
-                draw_heat(image, heat.heat, tall=True), words["heat"].format(method=heat.method), image.burned_in
+                draw_heat(image, heat.heat, tall=True, language=language),
+                words["heat"].format(method=heat.method),
+                image.burned_in,
             )
-    return Drawn(draw_heat(image, None, tall=True), words["no place"] if answered else "", image.burned_in)
+    return Drawn(
+        draw_heat(image, None, tall=True, language=language), words["no place"] if answered else "", image.burned_in
+    )
 
 
 def _read(answer: Prediction | Failure, case: Case | None) -> Image | None:

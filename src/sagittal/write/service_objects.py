@@ -33,7 +33,7 @@ from sagittal.write.measurements import Measured, image_on, measure_mask
 from sagittal.write.object_file import DICOM, HL7, KINDS, ObjectFile
 from sagittal.write.rtstruct import make_rtstruct
 from sagittal.write.sources import Source
-from sagittal.write.statement import Statement, make_statement
+from sagittal.write.statement import Statement, make_statement, state_of
 from sagittal.write.terminology import Terminology
 
 __all__ = ["KINDS", "ObjectFile", "ObjectOptions", "before_of", "make_objects", "possible_kinds"]
@@ -73,7 +73,7 @@ def possible_kinds(answer: Prediction | Failure, kinds: Sequence[str], facts: Mo
     for kind in kinds:
         if kind not in KINDS:
             raise ConfigError(f"unknown kind of result '{kind}'. {nearest(kind, KINDS)}")
-    state = make_statement(answer, facts).state
+    state = state_of(answer, facts)
     mask = isinstance(answer, Prediction) and isinstance(answer.finding, Mask) and state == "answered"
     return [kind for kind in KINDS if kind in kinds and (mask or kind not in {"seg", "rtstruct"})]
 
