@@ -20,6 +20,7 @@ from joserfc.jwk import OctKey, RSAKey
 
 from sagittal.database.connect import Database
 from sagittal.errors import ConfigError, ServeError
+from sagittal.protect import oidc
 from sagittal.protect.oidc import Identity, Provider, Refusal, admit
 from sagittal.protect.users import add_user, change_user
 
@@ -232,8 +233,6 @@ def test_unsigned_token_is_refused(log_in_by: Callable[..., Identity], forger: F
 def test_new_key_of_the_provider_is_fetched(
     log_in_by: Callable[..., Identity], forger: Forger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sagittal.protect import oidc
-
     log_in_by()
     new = RSAKey.generate_key(2048, {"kid": "two", "use": "sig"})
     forger.keys = [new.as_dict(private=False)]
@@ -253,6 +252,24 @@ def test_provider_that_describes_itself_wrongly_is_not_used(
     with pytest.raises(ServeError, match="identity provider"):
         log_in_by()
     assert "/token" not in forger.asked
+
+
+def test_provider_that_is_away_is_not_asked_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def away(request: Any) -> Any:
+        asked.append(request.url.path)
+        raise httpx.ConnectTimeout("away")
+
+    provider = Provider(ISSUER, "sagittal", roles=ROLES, client=httpx.Client(transport=httpx.MockTransport(away)))
+    for _ in range(5):
+        with pytest.raises(ServeError, match="identity provider"):
+            provider.start(BACK)
+    assert len(asked) == 1
+    monkeypatch.setattr(oidc, "_AWAY_S", 0.0)
+    with pytest.raises(ServeError):
+        provider.start(BACK)
+    assert len(asked) == 2
 
 
 def test_endless_answer_is_cut_off(forger: Forger, monkeypatch: pytest.MonkeyPatch) -> None:

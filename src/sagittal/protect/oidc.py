@@ -40,6 +40,8 @@ LEEWAY_S = 60
 _MOST_BYTES = 2**20
 _FRESH_S = 3600.0
 _REFETCH_S = 30.0
+#: A provider that did not answer is not asked again for so long: nobody's threads wait for it in a row.
+_AWAY_S = 10.0
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -74,6 +76,7 @@ class _Known:
     keys: dict[str, Any] = field(default_factory=dict)
     metadata_at: float = float("-inf")
     keys_at: float = float("-inf")
+    failed_at: float = float("-inf")
 
 
 class Provider:
@@ -261,6 +264,8 @@ class Provider:
         self, method: str, address: str, *, data: dict[str, str] | None = None, auth: httpx.Auth | None = None
     ) -> tuple[int, dict[str, Any]]:
         """Status and JSON object of an answer of limited size."""
+        if time.monotonic() - self._known.failed_at < _AWAY_S:
+            raise ServeError("the identity provider did not answer just now")
         try:
             with self._client.stream(
                 method, address, data=data, auth=auth, headers={"Accept": "application/json"}
@@ -272,6 +277,7 @@ class Provider:
                         raise ServeError("the identity provider's answer is too large")
             said = json.loads(content) if content else {}
         except (httpx.HTTPError, ValueError) as error:
+            self._known.failed_at = time.monotonic()
             raise ServeError(f"the identity provider cannot be asked ({type(error).__name__})") from error
         return answer.status_code, said if isinstance(said, dict) else {}
 

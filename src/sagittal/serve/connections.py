@@ -1,20 +1,29 @@
-"""One connection of HTTP/1.1, with limits that the server of the library does not have: the size and time of headers.
+"""One connection of HTTP/1.1, with limits that the server of the library does not have.
 
 llhttp collects headers for as long as they come. Here a connection whose header grows past 64 KiB, or is not whole after
-ten seconds, is closed; so is one whose chunked body is mostly made of the signs around its chunks.
+ten seconds, is closed; so is one whose chunked body is mostly made of the signs around its chunks, one that does not read
+what it asked for, and one too many from one address.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from sagittal.serve.tables import is_loopback
 
 #: Bytes of a request that are not its body.
 MOST_HEADER = 64 * 2**10
 #: Seconds for a request's header, and for the first byte on a new connection.
 HEADER_S = 10.0
+#: Seconds in which a peer must have read what waits for it, 64 KiB at most.
+READ_S = 60.0
+#: Connections of one address; this machine's and those of trusted proxies are not counted.
+MOST_OF_ONE = 128
+_counts: Counter[tuple[int, str]] = Counter()
 
 
 class Connection(HttpToolsProtocol):
@@ -24,16 +33,43 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **keywords)
         self._around, self._body = 0, 0
         self._deadline: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
+        self._counted: tuple[int, str] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin; the first header has its time."""
         super().connection_made(transport)
         self._expect_header()
+        address = self.client[0] if self.client else ""
+        if not is_loopback(address) and address not in (self.config.forwarded_allow_ips or ()):
+            self._counted = (id(self.server_state), address)
+            _counts[self._counted] += 1
+            if _counts[self._counted] > MOST_OF_ONE:
+                self._stop(b"503 Service Unavailable")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._header_is_there()
+        self.resume_writing()
+        if self._counted is not None:
+            _counts[self._counted] -= 1
+            if not _counts[self._counted]:
+                del _counts[self._counted]
+            self._counted = None
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The peer does not read; it has some time."""
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self.loop.call_later(READ_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It has read."""
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes, and count those that are no body."""

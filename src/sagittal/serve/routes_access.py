@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 router = APIRouter(prefix="/api", tags=["access"])
 
 _OIDC_S = 600
+#: Logins at work or waiting for their turn.
+_MOST_HASHING = 100
 Key = Annotated[int, Path(ge=1, lt=2**63)]
 Secret = Annotated[str, Path(min_length=20, max_length=100, pattern=r"^[\w-]+$")]
 Manager = Annotated[Caller, Depends(allow("users"))]
@@ -95,8 +99,25 @@ class NewToken(_Body):
 
 
 @router.post("/login", dependencies=[Depends(anyone)])
-def login(request: Request, response: Response, body: Login) -> dict[str, Any]:
+async def login(request: Request, response: Response, body: Login) -> dict[str, Any]:
     """Begin a session with name and password."""
+    return await _in_turn(_login, request, response, body)
+
+
+async def _in_turn(act: Callable[..., dict[str, Any]], request: Request, *arguments: Any) -> dict[str, Any]:
+    """What strangers can make us hash, in two threads of its own: however many come, others are served meanwhile."""
+    state = request.app.state
+    waiting = getattr(state, "hashing", 0)  # counted here: the limiter's own count lags behind a burst
+    if waiting >= _MOST_HASHING:
+        raise HTTPException(503, "too many logins at once; try again in a moment", {"Retry-After": "5"})
+    state.hashing = waiting + 1
+    try:
+        return await to_thread.run_sync(act, request, *arguments, limiter=state.hashers)
+    finally:
+        state.hashing -= 1
+
+
+def _login(request: Request, response: Response, body: Login) -> dict[str, Any]:
     service = _same_site(request)
     address, name = address_of(request), plain_name(body.name)
     for rate, key in ((service.rates.names, name), (service.rates.addresses, address)):
@@ -206,8 +227,12 @@ def show_link(request: Request, secret: Secret) -> dict[str, str]:
 
 
 @router.post("/links/{secret}", dependencies=[Depends(anyone)])
-def follow_link(request: Request, response: Response, secret: Secret, body: NewPassword) -> dict[str, Any]:
+async def follow_link(request: Request, response: Response, secret: Secret, body: NewPassword) -> dict[str, Any]:
     """Choose a password, and come in."""
+    return await _in_turn(_follow, request, response, secret, body)
+
+
+def _follow(request: Request, response: Response, secret: str, body: NewPassword) -> dict[str, Any]:
     _same_site(request)
     service = _limited(request)
     link = find_link(service.db, secret)

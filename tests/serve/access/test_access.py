@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sagittal.protect.audit import read_records, verify
 from sagittal.protect.links import make_link
 from sagittal.protect.users import User, add_user, change_user, find_name, log_in
 from sagittal.serve import app as app_module
+from sagittal.serve import routes_access
 from sagittal.serve.app import make_app
 from sagittal.serve.service import Service
 
@@ -98,6 +100,38 @@ def test_tries_are_limited_by_address(make_service: Callable[..., Service]) -> N
         ]
         runner.run(client.aclose())
     assert statuses == [401] * 5 + [429] * 2
+
+
+def test_storm_of_logins_is_turned_away_and_others_are_served(
+    make_service: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hashing costs memory and time: strangers get two threads of it, and a short queue."""
+    service = make_service({"access.logins": 1000})
+    monkeypatch.setattr(routes_access, "_MOST_HASHING", 5)
+    original = routes_access.log_in
+
+    def slow(*arguments: Any) -> User | None:
+        time.sleep(0.05)
+        return original(*arguments)
+
+    monkeypatch.setattr(routes_access, "log_in", slow)
+
+    async def storm() -> tuple[list[int], int, float]:
+        transport = httpx.ASGITransport(app=make_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            body = {"name": "eve", "password": OTHER}
+            logins = [asyncio.create_task(client.post("/api/login", json=body)) for _ in range(60)]
+            await asyncio.sleep(0.02)
+            began = time.monotonic()
+            other = await client.get("/api/links/" + "x" * 43)
+            passed = time.monotonic() - began
+            return [(await one).status_code for one in logins], other.status_code, passed
+
+    codes, other, passed = asyncio.run(storm())
+    assert set(codes) == {401, 503}
+    assert codes.count(503) > 40
+    assert other == 404
+    assert passed < 1.0
 
 
 def test_login_that_another_site_sends_is_refused(ask: Ask, ada: User) -> None:

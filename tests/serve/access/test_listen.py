@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ pytest.importorskip("fastapi")
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request
+from fastapi.responses import StreamingResponse
 
 from sagittal.errors import ConfigError, ServeError
 from sagittal.serve import app as app_module
@@ -53,6 +54,15 @@ async def slow() -> dict[str, str]:
 
     await asyncio.sleep(0.6)
     return {"status": "done"}
+
+
+@router.get("/v1/large", dependencies=[Depends(anyone)])
+async def large() -> StreamingResponse:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(400):
+            yield bytes(65536)
+
+    return StreamingResponse(pieces())
 
 
 @pytest.fixture(autouse=True)
@@ -289,6 +299,38 @@ def test_body_that_drips_is_cut_off(listener: Listener, monkeypatch: pytest.Monk
     began = time.monotonic()
     assert status(talk(listener, head, *[b"x"] * 50, pause_s=0.1)) in (408, 0)  # 0: cut off while it was still sending
     assert time.monotonic() - began < 4.0
+
+
+def test_peer_that_does_not_read_is_cut_off(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "READ_S", 0.3)
+    with socket.socket() as wire:
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        wire.settimeout(5)
+        wire.connect(("127.0.0.1", listener.port))
+        wire.sendall(b"GET /v1/large HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(1.0)
+        got = 0
+        with contextlib.suppress(ConnectionResetError):
+            while piece := wire.recv(2**20):
+                got += len(piece)
+    assert got < 400 * 65536
+    monkeypatch.setattr(connections, "READ_S", 20.0)
+    patient = talk(listener, b"GET /v1/large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert len(patient) > 400 * 65536
+
+
+def test_connections_of_one_address_are_limited(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "is_loopback", lambda _: False)
+    monkeypatch.setattr(connections, "MOST_OF_ONE", 3)
+    held = [socket.create_connection(("127.0.0.1", listener.port)) for _ in range(3)]
+    time.sleep(0.2)
+    assert status(talk(listener, b"")) == 503
+    for one in held:
+        one.close()
+    time.sleep(0.2)
+    assert status(talk(listener, b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")) == 200
+    time.sleep(0.1)
+    assert not connections._counts
 
 
 def test_fault_says_its_id_and_nothing_else(listener: Listener, caplog: pytest.LogCaptureFixture) -> None:
