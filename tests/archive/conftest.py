@@ -107,7 +107,7 @@ def run_postgresql(folder: Path) -> Iterator[str]:
     try:
         yield f"postgresql+psycopg://sagittal@/postgres?host={folder}"
     finally:
-        subprocess.run([control, "-D", data, "-m", "fast", "stop"], check=True, **run)
+        subprocess.run([control, "-D", data, "-m", "immediate", "stop"], check=True, **run)
 
 
 @pytest.fixture(scope="session")
