@@ -341,6 +341,25 @@ def test_while_it_is_at_work_the_worklist_says_so(
     assert seen == ["running"]
 
 
+def test_a_model_has_one_study_at_a_time_and_others_are_not_kept_waiting(
+    db: Database, queue: Queue, answer: AnswerJob, pool: FakePool, chosen: int
+) -> None:
+    chest, chest2 = pool.models[:2]
+    seen: list[list[str]] = []
+    pool.during = lambda: seen.append(answer.left_out())
+    do(queue, "answer", answer)
+    assert seen == [[f"answer:{chest.checksum}:"]]
+    assert answer.left_out() == []
+    switch_model(db, "chest", False, by="anna")
+    assert answer.left_out() == [f"answer:{chest.checksum}:", f"answer:{chest2.checksum}:"]
+
+
+def test_a_caution_is_kept_with_an_answer(db: Database, queue: Queue, answer: AnswerJob, chosen: int) -> None:
+    do(queue, "answer", answer)
+    assert rows(db, results)[0]["reason"] == "Reason: unlike what it knows"
+    assert standing(db, chosen)["finding"] == "malignant (93 %)"
+
+
 def test_work_for_a_model_that_is_off_waits(
     db: Database, queue: Queue, answer: AnswerJob, pool: FakePool, chosen: int
 ) -> None:

@@ -253,13 +253,23 @@ def test_a_database_that_is_away_is_waited_for(
     assert len(failures) == 2
 
 
-def test_what_is_left_out_waits(db: Database, supervise: Callable[..., Supervisor]) -> None:
+def test_what_a_handler_leaves_out_waits(db: Database, supervise: Callable[..., Supervisor]) -> None:
+    class Choosy:
+        off = ("answer:abc:",)
+
+        def __call__(self, work: Work) -> dict[str, Any]:
+            return {}
+
+        def left_out(self) -> tuple[str, ...]:
+            return self.off
+
     waits, goes = put(db, "answer:abc:1"), put(db, "answer:def:1")
-    off = ["answer:abc:"]
-    one = supervise({"answer": lambda work: {}}, left_out=lambda: off)
+    handler = Choosy()
+    one = supervise({"answer": handler})
     until(lambda: row(db, goes)["state"] == "done")
     assert row(db, waits)["state"] == "waiting"
-    off.clear()
+    assert row(db, waits)["attempts"] == 0
+    handler.off = ()
     one.wake()
     until(lambda: row(db, waits)["state"] == "done")
 

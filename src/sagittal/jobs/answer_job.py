@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -79,6 +80,7 @@ class AnswerJob:
     ) -> None:
         self._queue, self._archive, self._pool, self._spool = queue, archive, pool, spool
         self._language, self._stored = language, stored
+        self._turns = {model.checksum: threading.Lock() for model in pool.models}
         shutil.rmtree(spool, ignore_errors=True)
         spool.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -91,6 +93,15 @@ class AnswerJob:
             return {"result": found, "already": True}
         if model.name in models_off(self._queue.db):
             raise Again(f"the model {model.name} is switched off", counts=False, wait_s=OFF_S)
+        # One study at a time: the next would only wait in the model's process, and its time run.
+        with self._turns.setdefault(model.checksum, threading.Lock()):
+            self._answer(work, model)
+        return None
+
+    def _answer(self, work: Work, model: ServedModel) -> None:
+        job = work.job
+        if work.lost.is_set():
+            raise Again("cancelled while it waited for its turn", counts=False)
         inputs = self._paths(job)
         self._show(job)
         folder = Path(tempfile.mkdtemp(prefix=f"job-{job.id}-", dir=self._spool))
@@ -105,7 +116,15 @@ class AnswerJob:
         if self._stored is not None:
             with contextlib.suppress(Exception):
                 self._stored(job, model, stored)
-        return None
+
+    def left_out(self) -> list[str]:
+        """Beginnings of the keys of jobs that wait: their model is at work on another study, or switched off."""
+        off = models_off(self._queue.db)
+        return [
+            f"answer:{model.checksum}:"
+            for model in self._pool.models
+            if model.name in off or (model.checksum in self._turns and self._turns[model.checksum].locked())
+        ]
 
     def _model(self, job: Job) -> ServedModel:
         for model in self._pool.models:

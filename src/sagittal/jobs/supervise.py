@@ -116,12 +116,12 @@ class Supervisor:
     ----------
     queue : Queue
     handlers : mapping of kind to Handler
+        One that has a method ``left_out`` says by it which jobs are left waiting at the moment, by beginnings of their keys
+        (:meth:`Queue.lease`).
     threads : mapping of kind to int, optional
         One where not given.
     ticks : sequence of Tick
     lease_s : float
-    left_out : callable () -> sequence of str, optional
-        Beginnings of keys that are left waiting at the moment; see :meth:`Queue.lease`.
     after : callable (Job, str), optional
         Told when a job ended: ``done``, ``waiting``, ``dead``.
     """
@@ -134,7 +134,6 @@ class Supervisor:
         threads: Mapping[str, int] | None = None,
         ticks: Sequence[Tick] = (),
         lease_s: float = LEASE_S,
-        left_out: Callable[[], Sequence[str]] | None = None,
         after: Callable[[Job, str], None] | None = None,
     ) -> None:
         self.queue = queue
@@ -142,7 +141,6 @@ class Supervisor:
         self._counts = dict(threads or {})
         self._ticks = tuple(ticks)
         self._lease_s = lease_s
-        self._left_out = left_out or _nothing
         self._after = after
         self._stop = threading.Event()
         self._wake = threading.Condition()
@@ -220,11 +218,12 @@ class Supervisor:
 
     def _work(self, kind: str) -> None:
         failures = 0
+        leaves_out: Callable[[], Sequence[str]] = getattr(self._handlers[kind], "left_out", _nothing)
         while not self._stop.is_set():
             with self._wake:
                 seen = self._woken[kind]
             try:
-                job = self.queue.lease([kind], lease_s=self._lease_s, without=self._left_out())
+                job = self.queue.lease([kind], lease_s=self._lease_s, without=leaves_out())
                 if failures:
                     end_event(self.queue.db, "queue-unreachable")
                 failures = 0
