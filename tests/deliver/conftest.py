@@ -31,7 +31,8 @@ def make_files(folder: Path, kinds: tuple[str, ...] = ("sr", "sc"), pixels: int 
 
     folder.mkdir(parents=True, exist_ok=True)
     made = []
-    for number, kind in enumerate(kinds, start=1):
+    for kind in kinds:
+        number = 1 + ("sr", "sc", "ko", "seg", "rtstruct", *KINDS).index(kind)
         media_type, name = KINDS[kind]
         path = folder / name
         uids = ("", "", "")
@@ -173,7 +174,7 @@ class Orthanc:
             return json.loads(answer.read())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     """Orthanc with DICOMweb on loopback, knowing us as SAGITTAL."""
     program = find_program("Orthanc", "orthanc orthanc-dicomweb")
