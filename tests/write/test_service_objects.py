@@ -350,3 +350,48 @@ def test_without_a_part_of_the_body_the_page_has_no_error_either(
     made = make(found_classes(case.id), case, ["sc"])
     assert [line for line in errors_of(made["sc"].path) if line.startswith("Error")] == []
     assert pydicom.dcmread(made["sc"].path).Laterality == ""
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "modality", "colour"),
+    [
+        ("1.1.1", "DX", False),
+        ("1", "CR", False),
+        ("1.2", "MG", False),
+        ("6.1", "US", True),
+        ("7", "OT", True),
+        ("77.1.4", "XC", True),
+        ("77.1.5.1", "OP", True),
+        ("20", "NM", False),
+    ],
+)
+def test_pictures_of_every_kind_have_valid_objects(
+    write_slice: Any, found_classes: Any, make: Any, errors_of: Any, sop_class: str, modality: str, colour: bool
+) -> None:
+    pixels = np.random.default_rng(1).integers(0, 255, (40, 32, 3) if colour else (40, 32)).astype(np.uint8)
+    path = write_slice(
+        "x.dcm", pixels, SOPClassUID=f"1.2.840.10008.5.1.4.1.1.{sop_class}", Modality=modality, BodyPartExamined="CHEST",
+        PatientBirthDate="", PatientSex="", StudyDate="", StudyTime="", StudyID="", AccessionNumber="",
+    )  # fmt: skip
+    case = Case("x", "x", {"image": file_source("x", path)})
+    made = make(found_classes("x"), case)
+    assert set(made) == set(KINDS) - {"seg", "rtstruct"}
+    for one in made.values():
+        if one.sop_instance_uid:
+            assert errors_of(one.path) == [], one.kind
+            named = [
+                str(e.value) for e in pydicom.dcmread(one.path).iterall() if e.keyword == "ReferencedSOPInstanceUID"
+            ]
+            assert set(named) == {str(pydicom.dcmread(path).SOPInstanceUID)}
+
+
+def test_a_loop_is_named_as_one_instance(write_slice: Any, found_classes: Any, make: Any, errors_of: Any) -> None:
+    frames = np.random.default_rng(1).integers(0, 255, (6, 40, 32)).astype(np.uint8)
+    path = write_slice(
+        "loop.dcm", frames[0], SOPClassUID="1.2.840.10008.5.1.4.1.1.3.1", Modality="US", NumberOfFrames=6,
+        PixelData=frames.tobytes(), FrameTime=40, FrameIncrementPointer=0x00181063, BodyPartExamined="HEART",
+    )  # fmt: skip
+    case = Case("x", "x", {"image": file_source("x", path)})
+    made = make(found_classes("x"), case)
+    for kind in ("sr", "sc", "ko"):
+        assert errors_of(made[kind].path) == [], kind
