@@ -31,7 +31,9 @@ def _fake_api() -> Any:
 def _keep(page: Any, name: str) -> None:
     path = OUT / name
     page.screenshot(path=path)
-    picture = Image.open(path).convert("RGB").quantize(128, dither=Image.Dither.NONE)  # small, and sharp as before
+    picture = (
+        Image.open(path).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    )  # small, and sharp as before
     picture.save(path, optimize=True)
     print(name, path.stat().st_size)
 
@@ -70,10 +72,12 @@ def main() -> None:
         page.keyboard.press("2")
         page.keyboard.press("c")
         page.locator("#structure").select_option(label="nodule")
-        box = page.locator(".pane-axial canvas").bounding_box()
-        for _ in range(4):
+        canvas = page.locator(".pane-axial canvas")
+        canvas.focus()
+        box = canvas.bounding_box()
+        for _ in range(3):
             page.keyboard.press("+")
-        middle = (box["x"] + box["width"] * 0.36, box["y"] + box["height"] * 0.55)
+        middle = (box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.51)
         page.mouse.move(*middle)
         page.mouse.down()
         page.mouse.move(middle[0] + 40, middle[1] + 18, steps=5)

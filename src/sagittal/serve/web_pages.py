@@ -88,6 +88,15 @@ def assets() -> Mapping[str, Asset]:
 
 
 @cache
+def build() -> str:
+    """What stands in the addresses of all files, another once one of them is another: browsers keep them for good."""
+    digest = hashlib.sha256()
+    for name, asset in assets().items():
+        digest.update(f"{name} {asset.tag}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+@cache
 def render(page: str, language: str, marks: tuple[tuple[str, str], ...] = ()) -> Asset:
     """A page in a language.
 
@@ -106,7 +115,7 @@ def render(page: str, language: str, marks: tuple[tuple[str, str], ...] = ()) ->
         If the page names a word that the language lacks.
     """
     known = texts(language)
-    given = {"@language": language, **{f"@{key}": value for key, value in marks}}
+    given = {"@language": language, "@build": build(), **{f"@{key}": value for key, value in marks}}
 
     def fill(match: re.Match[str]) -> str:
         key = match.group(1)
@@ -161,7 +170,7 @@ def add_pages(app: FastAPI) -> None:
     for address, name in PAGES.items():
         app.get(address, include_in_schema=False, dependencies=[Depends(anyone)], name=name)(_page(name))
     for address, answer in (
-        ("/assets/{name:path}", _asset),
+        ("/assets/{version}/{name:path}", _asset),
         ("/viewer/niivue/{name:path}", _niivue),
         ("/ohif", _ohif_start),
         ("/ohif/{name:path}", _ohif),
@@ -193,11 +202,16 @@ def _page(name: str) -> Callable[[Request], Response]:
     return answer
 
 
-def _asset(request: Request, name: str) -> Response:
+def _asset(request: Request, version: str, name: str) -> Response:
     found = assets().get(name)
     if found is None:
         raise HTTPException(404)
-    return _send(request, found)
+    sent = _send(request, found)
+    if (
+        version == build()
+    ):  # a page of the version before, still open, is given what there is now, to be asked for again
+        sent.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    return sent
 
 
 def _icon(request: Request) -> Response:

@@ -16,8 +16,8 @@ import pytest
 
 HERE = Path(__file__).parent
 CHROMIUM = "/usr/bin/chromium"
-#: WebGL without a graphics card; no sandbox in containers.
-FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+#: No sandbox in containers; the pages need no WebGL but for the viewers of others.
+FLAGS = ["--no-sandbox", "--disable-gpu"]
 
 
 def _load(name: str) -> Any:
@@ -85,18 +85,30 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+@pytest.fixture(scope="session")
+def contexts(browser: Any) -> Iterator[dict[Any, Any]]:
+    """Windows by their options, kept from test to test with the files that they have loaded."""
+    kept: dict[Any, Any] = {}
+    yield kept
+    for context in kept.values():
+        context.close()
+
+
 @pytest.fixture
-def open_page(browser: Any, fake: Any) -> Iterator[Callable[..., Any]]:
+def open_page(browser: Any, contexts: dict[Any, Any], fake: Any) -> Iterator[Callable[..., Any]]:
     """Open a page: ``open_page("/study/1", width=1024)``; the test fails on any error that the browser reports."""
-    contexts: list[Any] = []
+    pages: list[Any] = []
     troubles: list[str] = []
     foreign: list[str] = []
 
     def open_it(path: str, *, width: int = 1366, height: int = 768, language: str = "en-GB", **more: Any) -> Any:
-        context = browser.new_context(viewport={"width": width, "height": height}, locale=language, **more)
-        context.set_default_timeout(10_000)
-        contexts.append(context)
-        page = context.new_page()
+        key = (width, height, language, *sorted(more.items()))
+        if key not in contexts:
+            contexts[key] = browser.new_context(viewport={"width": width, "height": height}, locale=language, **more)
+            contexts[key].set_default_timeout(10_000)
+        contexts[key].clear_cookies()
+        page = contexts[key].new_page()
+        pages.append(page)
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("console", lambda said: troubles.append(said.text) if said.type == "error" else None)
         page.on("request", lambda sent: None if _own(sent.url, fake.address) else foreign.append(sent.url))
@@ -105,8 +117,8 @@ def open_page(browser: Any, fake: Any) -> Iterator[Callable[..., Any]]:
         return page
 
     yield open_it
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert foreign == [], "a page asked another host"
     assert [one for one in troubles if "401" not in one and "403" not in one] == []
 

@@ -261,6 +261,7 @@ class Fake:
         self.rows = studies(self.phantoms)
         self.reviews: list[tuple[int, dict[str, Any]]] = []
         self.asked: list[str] = []
+        self.viewed: list[str] = []
         self.posted: list[tuple[str, dict[str, Any]]] = []
         self.extra: dict[int, list[dict[str, Any]]] = {}
         self.models_on = {"lung-nodules": True, "lungs": True}
@@ -430,6 +431,8 @@ def make_fake(data: Path, phantoms: Phantoms) -> tuple[FastAPI, Fake]:
     @app.middleware("http")
     async def guard(request: Request, call_next: Any) -> Response:
         path = request.url.path
+        if path.startswith("/viewer/"):
+            fake.viewed.append(f"{request.method} {path}")
         if path.startswith("/api/"):
             fake.asked.append(f"{request.method} {path}{'?' + request.url.query if request.url.query else ''}")
             outside = path in ("/api/login",) or path.startswith("/api/links/")

@@ -159,4 +159,5 @@ def test_an_answer_that_fails_is_told_in_words(open_page: Open, fake: Any) -> No
     page.locator("#tab-storage").click()
     page.locator(".notice.bad", has_text="does not answer").first.wait_for()
     assert page.locator("#panel .problem").count() == 1
+    page.context.set_offline(False)
     page.troubles.clear()  # the browser itself reports the lost connection

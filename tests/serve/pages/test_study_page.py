@@ -39,9 +39,9 @@ def pixels(page: Any) -> np.ndarray:
 # Geometry ------------------------------------------------------------------------------------------------------------
 
 PAINT = """async ({file, plane, slice, low, high}) => {
-  const { readNifti } = await import('/assets/code/viewer/nifti.js');
-  const { planesOf, toVoxel, fromVoxel } = await import('/assets/code/viewer/planes.js');
-  const { paintGrey } = await import('/assets/code/viewer/paint.js');
+  const { readNifti } = await import('/assets/0/code/viewer/nifti.js');
+  const { planesOf, toVoxel, fromVoxel } = await import('/assets/0/code/viewer/planes.js');
+  const { paintGrey } = await import('/assets/0/code/viewer/paint.js');
   const volume = await readNifti(Uint8Array.from(atob(file), c => c.charCodeAt(0)).buffer);
   const view = planesOf(volume)[plane];
   const image = paintGrey(volume, view, slice, {low, high, inverted: false});
@@ -236,7 +236,7 @@ def test_a_measured_line_is_in_millimetres(open_page: Open, phantoms: Any) -> No
     page.mouse.move(start[0] + 100 * per_mm, start[1], steps=3)
     page.mouse.up()
     length = page.evaluate(
-        """async () => { const { distance } = await import('/assets/code/viewer/tools.js'); return distance([3.5, 3.5, 6], [0, 0, 0], [3, 4, 1]); }"""
+        """async () => { const { distance } = await import('/assets/0/code/viewer/tools.js'); return distance([3.5, 3.5, 6], [0, 0, 0], [3, 4, 1]); }"""
     )
     assert length == pytest.approx(np.sqrt(10.5**2 + 14**2 + 36))
     lit = (pixels(page)[:, :, 2] < 140) & (pixels(page)[:, :, 0] > 240)  # the yellow of the line
@@ -549,9 +549,16 @@ def test_a_broken_webgl_viewer_gives_way_to_the_own_one(open_page: Open, fake: A
     )
     (folder / "installed.json").write_text(json.dumps({"version": "0", "files": ["index.js"]}))
     try:
-        page = open_page("/study/1")
+        page = open_page("/account")
+        page.add_init_script(
+            "const real = HTMLCanvasElement.prototype.getContext;"
+            "HTMLCanvasElement.prototype.getContext = function (kind, ...more) {"
+            "  return kind === 'webgl2' ? {} : real.call(this, kind, ...more); };"
+        )
+        page.goto(fake.address + "/study/1")
         ready(page)
         assert page.locator("html").get_attribute("data-niivue") == "yes"
+        assert any("GET /viewer" in one for one in fake.viewed)  # it was tried
         assert page.locator(".pane-axial canvas").count() == 1
         assert pixels(page).max() > 200
     finally:

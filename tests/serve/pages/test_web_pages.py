@@ -13,7 +13,7 @@ pytest.importorskip("fastapi")
 
 from fastapi.testclient import TestClient
 
-from sagittal.serve.web_pages import FOLDER, LANGUAGES, PAGES, POLICY, assets, choose_language, render, texts
+from sagittal.serve.web_pages import FOLDER, LANGUAGES, PAGES, POLICY, assets, build, choose_language, render, texts
 
 SCRIPTS = sorted(path for path in FOLDER.rglob("*.js"))
 MARKS = (("niivue", "no"), ("ohif", "no"), ("oidc", "no"))
@@ -142,10 +142,12 @@ def test_pages_are_sent_under_the_policy(client: TestClient, address: str) -> No
 
 
 def test_a_browser_that_has_a_page_is_not_sent_it_again(client: TestClient) -> None:
-    first = client.get("/assets/code/dom.js")
-    again = client.get("/assets/code/dom.js", headers={"if-none-match": first.headers["etag"]})
+    first = client.get("/assets/0/code/dom.js")
+    again = client.get("/assets/0/code/dom.js", headers={"if-none-match": first.headers["etag"]})
     assert (first.status_code, again.status_code, again.content) == (200, 304, b"")
     assert first.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert first.headers["cache-control"] == "no-cache"  # of another version than this one
+    assert "immutable" in client.get(f"/assets/{build()}/code/dom.js").headers["cache-control"]
 
 
 @pytest.mark.parametrize(
@@ -153,12 +155,14 @@ def test_a_browser_that_has_a_page_is_not_sent_it_again(client: TestClient) -> N
     ["../web_pages.py", "..%2fweb_pages.py", "text/../../config.py", "worklist.html", "code", "code/", "x.js", "%00"],
 )
 def test_nothing_but_the_listed_files_is_served(client: TestClient, name: str) -> None:
-    assert client.get(f"/assets/{name}").status_code == 404
+    assert client.get(f"/assets/0/{name}").status_code == 404
 
 
 def test_every_file_that_a_page_or_module_loads_is_there() -> None:
     for page in set(PAGES.values()):
-        for name in re.findall(r'(?:src|href)="/assets/([^"]+)"', render(page, "en", MARKS).content.decode()):
+        for name in re.findall(
+            rf'(?:src|href)="/assets/{build()}/([^"]+)"', render(page, "en", MARKS).content.decode()
+        ):
             assert name in assets()
     for path in SCRIPTS:
         for name in re.findall(r'from "(\./[^"]+|\.\./[^"]+)"', path.read_text(encoding="utf-8")):
@@ -185,7 +189,7 @@ def test_the_language_is_the_chosen_one_else_the_browsers(
 
 
 def test_text_files_are_sent_as_json(client: TestClient) -> None:
-    sent = client.get("/assets/text/zh.json")
+    sent = client.get("/assets/0/text/zh.json")
     assert sent.headers["content-type"].startswith("application/json")
     assert json.loads(sent.content)["page.worklist"] == "工作列表"
 

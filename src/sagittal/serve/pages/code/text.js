@@ -10,7 +10,7 @@ export function language() {
 
 /** Load the words of this page's language; called once, before anything is shown. */
 export async function loadText() {
-  const answer = await fetch(`/assets/text/${language()}.json`);
+  const answer = await fetch(new URL(`../text/${language()}.json`, import.meta.url));
   if (!answer.ok) throw new Error(`the words of this page could not be loaded (${answer.status})`);
   known = await answer.json();
 }
