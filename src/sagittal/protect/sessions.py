@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sqlalchemy import delete, insert, or_, select, update
+from sqlalchemy import bindparam, delete, insert, or_, select, update
 
 from sagittal.database import clock
 from sagittal.database.connect import Database
@@ -17,6 +17,12 @@ from sagittal.protect.users import User, user_of
 
 #: The time last seen is written no more often than this.
 _SEEN_EVERY_S = 60.0
+#: Asked with every request, so it is put together once.
+_FIND = (
+    select(users, table.c.csrf, table.c.seen_at, table.c.expires_at)
+    .join(table, table.c.user_id == users.c.id)
+    .where(table.c.sha256 == bindparam("sha256"))
+)
 
 
 @dataclass(frozen=True)
@@ -73,11 +79,7 @@ def find_session(db: Database, secret: str, *, idle_s: float) -> Session | None:
         return None
     now = clock.now(db)
     with db.read() as connection:
-        row = connection.execute(
-            select(users, table.c.csrf, table.c.seen_at, table.c.expires_at)
-            .join(table, table.c.user_id == users.c.id)
-            .where(table.c.sha256 == fingerprint(secret))
-        ).first()
+        row = connection.execute(_FIND, {"sha256": fingerprint(secret)}).first()
     if row is None or not row.active or row.expires_at <= now or row.seen_at + idle_s <= now:
         return None
     if now - row.seen_at > _SEEN_EVERY_S:

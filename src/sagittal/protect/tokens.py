@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 
 from sagittal.database import clock
 from sagittal.database.connect import Database
@@ -21,6 +21,12 @@ PREFIX = "sg_"
 MOST = 50
 #: The time of last use is written no more often than this.
 _USED_EVERY_S = 60.0
+#: Asked with every request, so it is put together once.
+_FIND = (
+    select(users, table.c.id.label("token_id"), table.c.expires_at, table.c.used_at, table.c.revoked_at)
+    .join(table, table.c.user_id == users.c.id)
+    .where(table.c.sha256 == bindparam("sha256"))
+)
 
 
 @dataclass(frozen=True)
@@ -84,11 +90,7 @@ def find_token(db: Database, secret: str) -> tuple[User, int] | None:
         return None
     now = clock.now(db)
     with db.read() as connection:
-        row = connection.execute(
-            select(users, table.c.id.label("token_id"), table.c.expires_at, table.c.used_at, table.c.revoked_at)
-            .join(table, table.c.user_id == users.c.id)
-            .where(table.c.sha256 == fingerprint(secret))
-        ).first()
+        row = connection.execute(_FIND, {"sha256": fingerprint(secret)}).first()
     if row is None or not row.active or row.revoked_at is not None:
         return None
     if row.expires_at is not None and row.expires_at <= now:

@@ -156,6 +156,7 @@ def read_config(
         if value is not None:
             table, _, key = name.partition(".")
             _lay_over(values, {table: {key: value}} if key else {table: value})
+    _call_as(values)
     config = read_table(Config, values, "", problems)
     if config is not None:
         base = path.absolute().parent if path is not None else Path.cwd()
@@ -178,6 +179,23 @@ def _read_file(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from error
     return values
+
+
+def _call_as(values: dict[str, Any]) -> None:
+    """Call others by the node's own title, where nothing else is said."""
+    dicom = values.get("dicom")
+    title = dicom.get("ae_title") if isinstance(dicom, dict) else None
+    for one in (
+        *_tables(values, "pacs"),
+        *(one for one in _tables(values, "destination") if one.get("kind") == "dicom"),
+    ):
+        if isinstance(title, str):
+            one.setdefault("calling_ae_title", title)
+
+
+def _tables(values: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    found = values.get(name)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
 def _below(value: T, base: Path) -> T:

@@ -11,8 +11,7 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
+from sagittal.serve.send_files import SendsFiles
 from sagittal.serve.tables import is_loopback
 
 #: Bytes of a request that are not its body.
@@ -26,7 +25,7 @@ MOST_OF_ONE = 128
 _counts: Counter[tuple[int, str]] = Counter()
 
 
-class Connection(HttpToolsProtocol):
+class Connection(SendsFiles):
     """A connection whose headers are limited in size and time; everything else is uvicorn's."""
 
     def __init__(self, *args: Any, **keywords: Any) -> None:

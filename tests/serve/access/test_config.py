@@ -112,7 +112,8 @@ def test_whole_file_is_read(write_text: Write, tmp_path: Path) -> None:
     assert first.to == ("pacs",)
     assert first.series[0].modality == ("CT",)
     assert first.series[0].thickness_mm == (0.0, 3.0)
-    assert config.pacs == (DicomPeer("archive", "10.1.2.9", 104, "PACS"),)
+    assert config.pacs == (DicomPeer("archive", "10.1.2.9", 104, "PACS", calling_ae_title="AI"),)
+    assert config.destinations[0].calling_ae_title == "AI"  # type: ignore[union-attr]
     assert config.retention[0].keep_s == 90 * 86400
     assert config.oidc.roles == {"radiologists": "reader"}
 

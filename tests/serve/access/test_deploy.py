@@ -41,6 +41,26 @@ def test_example_configuration_is_valid_as_it_is_and_with_its_models(
     assert config.dicom.peers[0].ae_title == "ORTHANC"
 
 
+def test_containers_know_each_other_by_the_same_addresses() -> None:
+    yaml = pytest.importorskip("yaml")
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    place = {name: one["networks"]["clinic"]["ipv4_address"] for name, one in services.items()}
+    config = read_config(DEPLOY / "compose.toml")
+    orthanc = json.loads((DEPLOY / "orthanc.json").read_text(encoding="utf-8"))
+    assert config.server.host == config.dicom_host == place["sagittal"]
+    assert config.server.trusted_proxies == (place["proxy"],)
+    assert [peer.address for peer in config.dicom.peers] == [place["orthanc"]]
+    assert config.destination[0]["host"] == place["orthanc"]
+    modality = orthanc["DicomModalities"]["sagittal"]
+    assert (modality["AET"], modality["Host"], modality["Port"]) == (
+        config.dicom.ae_title,
+        place["sagittal"],
+        config.dicom.port,
+    )
+    assert orthanc["DicomAet"] == config.dicom.peers[0].ae_title == config.destination[0]["ae_title"]
+    assert f"http://{place['sagittal']}:{config.server.port}/health/ready" in str(services["sagittal"]["healthcheck"])
+
+
 def test_blocks_of_the_page_are_valid_configurations(write_text: Callable[..., Path]) -> None:
     blocks = [
         block
