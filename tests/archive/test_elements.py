@@ -19,7 +19,8 @@ from pydicom.dataset import Dataset
 
 from sagittal.archive.archive import Archive
 from sagittal.archive.elements import Elements, More, find_elements
-from sagittal.archive.header import facts_of, image_classes, kept_syntaxes, read_header
+from sagittal.archive.facts import facts_of
+from sagittal.archive.header import image_classes, kept_syntaxes, read_header
 from sagittal.archive.receive import Receipt
 from sagittal.archive.refused import Refused
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from sagittal.archive.header import SERIES, STUDY, Header, facts_of
+from sagittal.archive.facts import facts_of
+from sagittal.archive.header import SERIES, STUDY, Header
 from sagittal.archive.text import fold
 from sagittal.database.connect import Database
 from sagittal.database.events import report
