@@ -181,6 +181,24 @@ def test_a_process_that_holds_the_interpreter_gives_no_sign_of_life(
     assert [code for code, _ in troubles] == ["model-hangs"]
 
 
+def test_one_who_waited_too_long_does_not_end_what_another_is_at(
+    make_pool: Callable[..., Pool], served: tuple[ServedModel, ...], troubles: list[tuple[str, str]]
+) -> None:
+    pool = make_pool()
+    pool.answer(served[0].checksum, {"study": "ok"})
+    with ThreadPoolExecutor(1) as threads:
+        long = threads.submit(pool.answer, served[0].checksum, {"study": "slow"})
+        while not pool.states()[0]["busy"]:
+            time.sleep(0.01)
+        time.sleep(0.1)  # until its signs of life say what it is at
+        hasty = pool.submit(served[0].checksum, {"do": "answer", "study": "ok"}, limit_s=0.05)
+        with pytest.raises(AnswerError, match="at work on another study"):
+            hasty.result(20)
+        assert long.result(20)["pid"] > 0
+    settle(pool)
+    assert troubles == []
+
+
 def test_errors_of_a_model_are_told_without_what_stands_in_a_header(
     make_pool: Callable[..., Pool], served: tuple[ServedModel, ...], troubles: list[tuple[str, str]]
 ) -> None:

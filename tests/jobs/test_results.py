@@ -18,6 +18,7 @@ from sagittal.database.schema import conflicts, deliveries, instances, jobs, obj
 from sagittal.errors import ServeError
 from sagittal.jobs.answer_job import AnswerJob, ChooseJob, after_answer
 from sagittal.jobs.packages import ServedModel
+from sagittal.jobs.pool import Resting
 from sagittal.jobs.queue import Job, LeaseLostError, Queue, switch_model
 from sagittal.jobs.results import keep_files, store_result
 from sagittal.jobs.supervise import Again, Work
@@ -315,6 +316,32 @@ def test_a_dead_letter_is_seen_in_the_worklist_and_by_the_administrator(
     row = standing(db, chosen)
     assert (row["status"], row["finding"]) == ("failed", "the model's process ended: it crashed (SIGSEGV)")
     assert [event.code for event in open_events(db)] == ["dead-letter"]
+
+
+def test_what_people_do_with_jobs_is_seen_in_the_worklist(
+    db: Database, queue: Queue, answer: AnswerJob, chosen: int
+) -> None:
+    from sagittal.database.events import open_events
+
+    job = queue.lease(["answer"])
+    assert job is not None
+    after_answer(queue, job, queue.give_back(job, "no", again=False))
+    assert standing(db, chosen)["status"] == "failed"
+    assert [event.code for event in open_events(db)] == ["dead-letter"]
+    assert queue.run_again(job.id)
+    assert standing(db, chosen)["status"] == "waiting"
+    assert open_events(db) == []
+    assert queue.cancel(job.id, by="anna")
+    assert (standing(db, chosen)["status"], standing(db, chosen)["finding"]) == ("failed", "cancelled by anna")
+
+
+def test_a_model_that_rests_costs_no_tries(queue: Queue, answer: AnswerJob, pool: FakePool, chosen: int) -> None:
+    pool.error = Resting("the model's process ended 5 times")  # type: ignore[assignment]
+    job = queue.lease(["answer"])
+    assert job is not None
+    with pytest.raises(Again) as told:
+        answer(Work(job))
+    assert (told.value.counts, told.value.wait_s) == (False, 30.0)
 
 
 def test_while_late_images_come_the_worklist_says_so_and_tells_what_was_found_before(

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from sagittal.database.connect import Database
-from sagittal.database.events import open_events
+from sagittal.database.events import open_events, recent_events
 from sagittal.database.queue import enqueue
 from sagittal.database.schema import jobs
 from sagittal.errors import ConfigError, ReadError
@@ -237,7 +237,7 @@ def test_a_database_that_is_away_is_waited_for(
 ) -> None:
     from sagittal.errors import ServeError
 
-    real, failures = queue.lease, []
+    real, look, failures = queue.lease, queue.ready, []
 
     def lease(*given: Any, **more: Any) -> Any:
         if len(failures) < 2:
@@ -245,12 +245,21 @@ def test_a_database_that_is_away_is_waited_for(
             raise ServeError("the database stayed locked")
         return real(*given, **more)
 
+    def ready(*given: Any) -> Any:
+        if len(failures) < 2:
+            raise ServeError("the database stayed locked")
+        return look(*given)
+
     monkeypatch.setattr(queue, "lease", lease)
+    monkeypatch.setattr(queue, "ready", ready)
+    monkeypatch.setattr("sagittal.jobs.supervise.LOOK_S", 0.005)
     monkeypatch.setattr("sagittal.jobs.supervise.FIRST_WAIT_S", 0.02)
     number = put(db, "a")
     supervise({"answer": lambda work: {}})
     until(lambda: row(db, number)["state"] == "done")
     assert len(failures) == 2
+    (seen,) = until(lambda: [event for event in recent_events(db) if event.over_at is not None])
+    assert seen.code == "database-away"
 
 
 def test_what_a_handler_leaves_out_waits(db: Database, supervise: Callable[..., Supervisor]) -> None:

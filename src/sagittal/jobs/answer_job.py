@@ -19,7 +19,7 @@ from sagittal.database.schema import deliveries, instances, jobs, studies
 from sagittal.errors import ReadError
 from sagittal.jobs.choose import choose_for_study
 from sagittal.jobs.packages import ServedModel
-from sagittal.jobs.pool import Pool
+from sagittal.jobs.pool import Pool, Resting
 from sagittal.jobs.queue import Job, Queue, models_off
 from sagittal.jobs.results import Stored, find_result, store_result
 from sagittal.jobs.standing import refresh_study
@@ -152,6 +152,8 @@ class AnswerJob:
             raise Again(str(error)) from error
         except AnswerError as error:
             raise Again(str(error), again=error.again) from error
+        except Resting as error:  # over another study, perhaps
+            raise Again(str(error), counts=False, wait_s=OFF_S) from error
 
     def _paths(self, job: Job) -> dict[str, list[str]]:
         """By name of the input, the files of its series in the archive."""

@@ -38,6 +38,10 @@ State = Literal["cold", "loading", "ready", "failed"]
 Report = Callable[[str, str, str, str], None]
 
 
+class Resting(ResourceError):  # noqa: N818
+    """A model's process ended again and again; it is left alone for a while, whoever asks."""
+
+
 @dataclass
 class _Place:
     """A model, and its process where it has one."""
@@ -287,7 +291,7 @@ class Pool:
         now = time.monotonic()
         place.ends = [at for at in place.ends if now - at < _ENDS_S]
         if len(place.ends) >= _MOST_ENDS and now - place.ends[-1] < _REST_S:
-            raise ResourceError(
+            raise Resting(
                 f"the model's process ended {len(place.ends)} times within {_ENDS_S / 60:g} min; it rests for a minute"
             )
 
@@ -376,4 +380,4 @@ def _quiet_end(code: str, about: str) -> None:
     _log.info("%s is over", code)
 
 
-__all__ = ["AnswerError", "Pool", "WorkerEnded"]
+__all__ = ["AnswerError", "Pool", "Resting", "WorkerEnded"]

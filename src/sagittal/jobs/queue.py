@@ -27,8 +27,10 @@ import numpy as np
 import sqlalchemy as sa
 
 from sagittal.database.connect import Database
+from sagittal.database.events import end_event
 from sagittal.database.schema import jobs, switches
 from sagittal.errors import ServeError
+from sagittal.jobs.standing import refresh_study
 
 #: Seconds of waiting that one step of urgency is worth.
 AGING_S = 1800.0
@@ -38,6 +40,8 @@ FAIR = 8
 LEASE_S = 60.0
 #: A job whose process was ended together with the whole service is tried again so often, whatever its attempts.
 MOST_INTERRUPTIONS = 50
+#: Tries after which what is tried for days may be given up.
+LEAST_TRIES = 20
 #: Name of the switch that pauses the queue.
 PAUSED = "queue"
 _ERROR_LENGTH = 2000
@@ -324,7 +328,8 @@ class Queue:
         """
         backoff = self._backoff.get(job.kind, Backoff())
         if backoff.give_up_s:
-            over = time.time() - job.created_at > backoff.give_up_s
+            # Both: a clock that jumps ahead must not end what was tried a few times.
+            over = time.time() - job.created_at > backoff.give_up_s and job.attempts >= LEAST_TRIES
         else:
             over = job.attempts >= job.most_attempts
         dead = over or not again
@@ -409,7 +414,9 @@ class Queue:
     def cancel(self, job_id: int, *, by: str) -> bool:
         """Cancel a job that waits or is at work; whether there was one. Work under way is told at its next heartbeat."""
         with self.db.write() as c:
-            return cancel_in(c, [job_id], f"cancelled by {by}") == 1
+            done = cancel_in(c, [job_id], f"cancelled by {by}") == 1
+            _refresh(c, job_id)
+        return done
 
     def run_again(self, job_id: int, *, urgency: int | None = None) -> bool:
         """Queue a job again that is done, dead or cancelled, with all its attempts; whether there was one."""
@@ -427,7 +434,13 @@ class Queue:
             values["priority"] = urgency
         over = sa.and_(jobs.c.id == job_id, jobs.c.state.in_(("done", "dead", "cancelled")))
         with self.db.write() as c:
-            return c.execute(sa.update(jobs).where(over).values(**values)).rowcount == 1
+            done = c.execute(sa.update(jobs).where(over).values(**values)).rowcount == 1
+            kind = _refresh(c, job_id)
+            dead = sa.and_(jobs.c.kind == kind, jobs.c.state == "dead")
+            left = c.execute(sa.select(jobs.c.id).where(dead).limit(1)).first()
+        if done and left is None:
+            end_event(self.db, "dead-letter", kind)
+        return done
 
     def raise_urgency(self, study_id: int, urgency: int) -> int:
         """Give the waiting jobs of a study another urgency; how many there were."""
@@ -459,6 +472,16 @@ class Queue:
             ):
                 found.setdefault(kind, {})[state] = int(number)
         return found
+
+
+def _refresh(c: sa.Connection, job_id: int) -> str:
+    """Keep the worklist true after a person changed a job; the job's kind."""
+    row = c.execute(sa.select(jobs.c.kind, jobs.c.study_id).where(jobs.c.id == job_id)).first()
+    if row is None:
+        return ""
+    if row.kind == "answer" and row.study_id is not None:
+        refresh_study(c, row.study_id)
+    return str(row.kind)
 
 
 def cancel_in(c: sa.Connection, ids: Iterable[int], why: str) -> int:

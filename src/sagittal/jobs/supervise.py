@@ -224,8 +224,6 @@ class Supervisor:
                 seen = self._woken[kind]
             try:
                 job = self.queue.lease([kind], lease_s=self._lease_s, without=leaves_out())
-                if failures:
-                    end_event(self.queue.db, "queue-unreachable")
                 failures = 0
             except Exception as error:  # the database is locked, or gone for a while
                 failures += 1
@@ -240,13 +238,18 @@ class Supervisor:
 
     def _look(self) -> None:
         """Tell the threads of what others have put into the queue, and of what is due now."""
-        kinds = list(self._handlers)
+        kinds, away = list(self._handlers), 0.0
         while not self._stop.wait(LOOK_S):
             try:
                 ready = self.queue.ready(kinds)
             except Exception as error:
                 _log.debug("the queue cannot be looked at: %s", _words(error))
+                away = away or time.monotonic()
                 continue
+            if away:
+                seconds, away = time.monotonic() - away, 0.0
+                self._tell("database-away", f"The database could not be reached for {seconds:.0f} s. Nothing was lost.")
+                self._tell("database-away", "")
             if ready:
                 self.wake(ready)
 

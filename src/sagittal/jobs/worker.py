@@ -281,10 +281,18 @@ class Worker:
             return
         now = time.monotonic()
         with self._lock:
-            late = next((one for one in self._asked.values() if one.until < now), None)
+            late = {number: one for number, one in self._asked.items() if one.until < now}
+            waited = {number: one for number, one in late.items() if self._at not in {-1, number}}
+            for number in waited:
+                del self._asked[number]
             works = bool(self._asked)
-        if late is not None:
-            self._end("time", f"it did not answer within {late.limit_s:g} s")
+        for one in waited.values():  # another's work is no reason to end the process
+            _settle(
+                one.future, {"error": "ResourceError", "message": "the model is at work on another study; try again"}
+            )
+        if late.keys() - waited.keys():
+            limit_s = next(one.limit_s for number, one in late.items() if number not in waited)
+            self._end("time", f"it did not answer within {limit_s:g} s")
             return
         if not works:
             return

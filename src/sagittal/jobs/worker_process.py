@@ -159,11 +159,13 @@ def _gather(
 def _instant(station: Station, group: list[dict[str, Any]]) -> None:
     from sagittal.jobs.answer_instant import answer_pictures
 
+    station.progress, station.at = 0.0, int(group[0]["id"])
     try:
         answers = answer_pictures(_model(station), [request["file"] for request in group])
         replies = [{"id": request["id"], "ok": one} for request, one in zip(group, answers, strict=True)]
     except Exception as error:
         replies = [{"id": request["id"], **describe(error)} for request in group]
+    station.at = -1
     for reply in replies:
         station.channel.send(reply)
 
