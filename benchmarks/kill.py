@@ -67,7 +67,7 @@ def run(
     studies: int = 60,
     seed: int = 0,
     size: int = 64,
-    longest_s: float = 12.0,
+    longest_s: float = 20.0,
     tell: bool = False,
 ) -> Outcome:
     """Kill, and check."""
@@ -97,7 +97,7 @@ def run(
         for kill in range(kills):
             # So many by the end of this life, one by one, so that the last kill still meets images on their way.
             start, goal = allowed[0], instances * (kill + 1) / (kills + 1)
-            if rng.random() < 0.1:  # while it starts
+            if rng.random() < 0.15:  # while it starts
                 made.starting += 1
                 service.launch()
                 time.sleep(rng.uniform(0.2, 3.0))
