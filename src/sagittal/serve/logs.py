@@ -37,14 +37,14 @@ _LOUD = {
     "highdicom": logging.ERROR,
 }
 
+#: A sign of a part of a DICOM name.
+_SIGN = r"[^\s^=:,;\"'()\[\]]"
 _HIDDEN = (
     (re.compile(r"(?<![\w.])(?:[0-2](?:\.\d+){4,}|2\.25\.\d{9,})(?!\w|\.\d)"), "<uid>"),
     (re.compile(r"(?<!\d)(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?!\d)"), "<date>"),
     (re.compile(r"(?<!\d)(?:19|20)\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])(?![\dT])"), "<date>"),
-    (
-        re.compile(r"[^\s^=:,;\"'()\[\]]+(?:\s[^\s^=:,;\"'()\[\]]+)?\^[^\s:,;\"'()\[\]]*(?:\^[^\s:,;\"'()\[\]]*)*"),
-        "<name>",
-    ),
+    # A word with a capital before it may be the first part of a family name.
+    (re.compile(rf"(?:(?=[^\x00-@a-z]){_SIGN}+\s)?{_SIGN}+\^{_SIGN}*(?:[\^=]{_SIGN}*)*"), "<name>"),
     (re.compile(r"(?<![\w<])(?:/[^/\s:'\"]+){2,}"), "<path>"),
     (re.compile(r"\bsg_[\w-]{8,}"), "<token>"),
 )
@@ -59,7 +59,8 @@ def hide(text: str) -> str:
     'from 10.0.0.7 in 12.5 s'
     """
     for pattern, instead in _HIDDEN:
-        text = pattern.sub(instead, text)
+        if instead != "<name>" or "^" in text:  # the costly one
+            text = pattern.sub(instead, text)
     return text
 
 
@@ -72,7 +73,7 @@ class JsonLines(logging.Formatter):
             "at": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": hide(record.getMessage())[:4000],
+            "message": hide(record.getMessage()[:4000]),
         }
         for name in FIELDS:
             value = record.__dict__.get(name)
@@ -93,7 +94,7 @@ def _plain(value: Any, *, route: bool) -> Any:
         return value
     if isinstance(value, (list, tuple)):
         return [_plain(one, route=False) for one in value[:50]]
-    return str(value)[:500] if route else hide(str(value))[:500]
+    return str(value)[:500] if route else hide(str(value)[:500])
 
 
 def start_logs(level: str = "info", stream: IO[str] | None = None) -> logging.Handler:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -306,6 +307,19 @@ def test_line_cannot_be_forged_and_an_error_loses_its_text() -> None:
     assert told["kind"] == "ValueError"
     assert "test_line_cannot_be_forged" in told["frames"][0]
     assert "DOE" not in json.dumps(told)
+
+
+def test_long_lines_take_no_time() -> None:
+    stream = io.StringIO()
+    handler = start_logs("info", stream)
+    began = time.process_time()
+    try:
+        for long in ("x" * 10**6, "x" * 10**5 + "^", "^" * 10**5, "1." * 10**5, "/a" * 10**5, "A " * 10**5 + "^"):
+            logging.getLogger("sagittal.x").warning("%s", long)
+    finally:
+        stop_logs(handler)
+    assert time.process_time() - began < 2.0
+    assert max(len(line) for line in stream.getvalue().splitlines()) < 10_000
 
 
 def test_loud_libraries_are_quiet() -> None:
