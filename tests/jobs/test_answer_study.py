@@ -17,7 +17,7 @@ from sagittal.grid import Grid
 from sagittal.jobs import make_objects
 from sagittal.jobs.answer_study import answer_study, open_case
 from sagittal.jobs.plain_answer import MOST_BOXES, plain_answer
-from sagittal.jobs.warm import empty_case, facts_of, warm_up
+from sagittal.jobs.warm import choose_threads, empty_case, facts_of, warm_up
 from sagittal.labels import LabelScheme
 from sagittal.model.load import AnyModel, load_model
 from sagittal.prediction import Detections, Prediction
@@ -293,3 +293,17 @@ def test_an_empty_study_is_what_the_plan_asks_for(chest: AnyModel, liver: AnyMod
         model.predict(empty_case(model.plan))
         assert warm_up(model) > 0
         assert facts_of(model)["checksum"] == model.checksum
+
+
+def test_a_small_network_takes_the_threads_that_are_faster(chest: AnyModel, liver: AnyModel) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        chosen = choose_threads(chest, 2)
+        assert chosen in {1, 2}
+        assert torch.get_num_threads() == chosen
+        assert choose_threads(liver, 2) == 2  # one study at a time: all that there are
+        assert choose_threads(chest, 1) == 1
+    finally:
+        torch.set_num_threads(before)

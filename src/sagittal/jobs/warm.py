@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
@@ -29,6 +30,9 @@ from sagittal.write.equipment import ModelFacts, derive_uids
 from sagittal.write.service_objects import KINDS, make_objects
 
 _log = logging.getLogger(__name__)
+
+#: Pictures of one trial run, how often it is repeated, and when one is long enough.
+_TOGETHER, _RUNS, _LONG_S = 8, 6, 0.5
 
 
 def warm_up(model: AnyModel) -> float:
@@ -78,6 +82,39 @@ def _empty_slice(folder: Path) -> Path:
     path = folder / "empty.dcm"
     made.save_as(path, enforce_file_format=True)
     return path
+
+
+def choose_threads(model: AnyModel, most: int) -> int:
+    """With how many threads a model computes: of pictures, one where that is faster than all, as with small networks.
+
+    Parameters
+    ----------
+    model : Model or PlaceModel
+    most : int
+        Those that it may have.
+
+    Returns
+    -------
+    int
+        They are set when this returns.
+    """
+    torch.set_num_threads(most)
+    if most <= 1 or not isinstance(model, Model) or model.plan.input.dimensions != 2:
+        return most
+    shape = (_TOGETHER, model.plan.input.channels, *model.plan.prepare.size)
+    arrays = np.zeros(shape, dtype=model.plan.prepare.store)
+    best: dict[int, float] = {}
+    for count in (most, 1):
+        torch.set_num_threads(count)
+        for _ in range(_RUNS):
+            start = time.perf_counter()
+            model.logits(arrays)
+            best[count] = min(time.perf_counter() - start, best.get(count, float("inf")))
+            if best[count] > _LONG_S:
+                break
+    chosen = min(best, key=lambda count: best[count])
+    torch.set_num_threads(chosen)
+    return chosen
 
 
 def empty_case(plan: Plan) -> Case:
