@@ -592,6 +592,34 @@ def test_a_row_that_names_another_file_is_not_followed(archive: Archive, place: 
         archive.path_of(place)
 
 
+def test_no_other_code_of_the_archive_joins_a_path_from_outside() -> None:
+    """CVE-2026-50003: a fix in one place, and the same hole in another."""
+    import ast
+
+    import sagittal.archive
+
+    joined = []
+    for path in sorted(Path(sagittal.archive.__file__).parent.glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.BinOp)
+                and isinstance(node.op, ast.Div)
+                and not isinstance(node.right, ast.Constant)
+            ):
+                joined.append(f"{path.stem}: {ast.unparse(node.right)}")
+    numbers = {"integrity: bytes_per_s", "archive: 2 ** 30"}
+    ours = {
+        "archive: f'{secrets.token_hex(16)}.part'",
+        "receive: f'{secrets.token_hex(16)}.part'",
+        "backup: f'{_INDEX}.part'",
+    }
+    ours |= {f"backup: {name}" for name in ("_ARCHIVE", "_DATABASE", "_INDEX")}
+    ours |= {"disk: name", "disk: names[-1]", "disk: place", "recover: name"}  # made or listed by us
+    one_way = {"disk: parts[0]", "disk: parts[1]", "disk: parts[2]"}  # path_in
+    assert set(joined) <= numbers | ours | one_way
+
+
 def test_two_processes_do_not_receive_into_one_folder(archive: Archive) -> None:
     archive.own()
     with pytest.raises(ServeError, match="another process receives"):

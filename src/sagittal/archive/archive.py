@@ -271,7 +271,7 @@ class Archive:
         except SagittalError:
             if self.db.dialect == "sqlite":  # elsewhere the rows may be there all the same; the next check will tell
                 with suppress(OSError):
-                    os.unlink(self.folder / arrival.path)
+                    os.unlink(self.path_of(arrival.path))
             raise
         if self._troubles:
             troubles, self._troubles = self._troubles, frozenset()
@@ -288,7 +288,7 @@ class Archive:
         if known is None:
             return Receipt("stored", indexed.instance_id, indexed.series_id, indexed.study_id)
         receipt = Receipt("already", known.id, known.series_id, known.study_id)
-        mine, theirs = self.folder / arrival.path, self.path_of(known.path)
+        mine, theirs = self.path_of(arrival.path), self.path_of(known.path)
         if known.damage and arrival.sha256 == known.sha256:
             with self.db.write() as c:  # what was lost comes back
                 c.execute(sa.update(instances).where(instances.c.id == known.id).values(path=arrival.path, damage=""))

@@ -22,6 +22,7 @@ from sagittal.archive.header import read_header
 from sagittal.archive.rows import Arrival
 from sagittal.database.events import report
 from sagittal.database.schema import conflicts, instances, objects
+from sagittal.errors import ServeError
 
 #: Rows that are looked at after a start; the scheduled check looks at the others.
 _NEWEST = 4 * FOLDER_FILES
@@ -125,8 +126,8 @@ def index_orphans(archive: Archive, name: str) -> tuple[int, int]:
 
 def _adopt(archive: Archive, place: str) -> bool:
     """Index one file; false if it is none that was received whole."""
-    path = archive.folder / place
     try:
+        path = archive.path_of(place)
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
             digest, size = hashlib.sha256(whole).hexdigest(), len(whole)
             if not path.name.startswith(f"{digest}-"):
@@ -135,7 +136,7 @@ def _adopt(archive: Archive, place: str) -> bool:
                 find_elements(whole, size), size, default_character_set=archive.limits.default_character_set
             )
             header.elements.detach()
-    except (OSError, ValueError):  # Refused is a ValueError, and so is an empty file to mmap
+    except (OSError, ValueError, ServeError):  # Refused is a ValueError, and so is an empty file to mmap
         return False
     archive.settle(Arrival(header, place, digest, size, "recovered"))
     return True
