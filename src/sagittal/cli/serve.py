@@ -14,9 +14,13 @@ import typer
 
 from sagittal.cli.command import Desk, command
 from sagittal.cli.exits import Exit
+from sagittal.errors import ServeError
 
 if TYPE_CHECKING:
     from sagittal.serve.config import Config
+
+#: Seconds between looks at whether everything still lives.
+_LOOK_S = 2.0
 
 ServeConfig = Annotated[
     Path | None,
@@ -129,7 +133,9 @@ def _serve(desk: Desk, config: Config, stop: threading.Event) -> None:
         sys.stdout.flush()
         if link:
             desk.complain(f"The first administrator comes in here, once, within a day: {link}")
-        stop.wait()
+        while not stop.wait(_LOOK_S):
+            if not listener.alive:  # whoever watches the process starts it again
+                raise ServeError("the pages ended by themselves; the log says why")
     finally:
         service.stop()
 

@@ -60,6 +60,11 @@ class Listener:
         return int(self._socket.getsockname()[1])
 
     @property
+    def alive(self) -> bool:
+        """Whether it still answers; false before it was started, too."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
     def address(self) -> str:
         """As a browser of this machine writes it."""
         host = self._server.host

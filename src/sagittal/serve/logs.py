@@ -10,10 +10,14 @@ import json
 import logging
 import re
 import sys
+import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
+
+_log = logging.getLogger(__name__)
 
 #: Fields beside the message that may stand in a line; what else a caller attaches is left out.
 FIELDS = (
@@ -97,6 +101,9 @@ def _plain(value: Any, *, route: bool) -> Any:
     return str(value)[:500] if route else hide(str(value)[:500])
 
 
+_before: list[Callable[[threading.ExceptHookArgs], Any]] = []
+
+
 def start_logs(level: str = "info", stream: IO[str] | None = None) -> logging.Handler:
     """Send what Sagittal and its libraries log to a stream as lines of JSON; stderr where none is given.
 
@@ -117,9 +124,19 @@ def start_logs(level: str = "info", stream: IO[str] | None = None) -> logging.Ha
     logging.getLogger("sagittal").setLevel(level.upper())
     for name, least in _LOUD.items():
         logging.getLogger(name).setLevel(least)
+    _before.append(threading.excepthook)
+    threading.excepthook = _thread_ended  # Python itself would print the error with its text
     return handler
 
 
 def stop_logs(handler: logging.Handler) -> None:
     """End what :func:`start_logs` began."""
     logging.getLogger().removeHandler(handler)
+    if _before:
+        threading.excepthook = _before.pop()
+
+
+def _thread_ended(error: threading.ExceptHookArgs) -> None:
+    if error.exc_value is not None:
+        caught = (error.exc_type, error.exc_value, error.exc_traceback)
+        _log.error("the thread %s ended", error.thread.name if error.thread else "?", exc_info=caught)

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -307,6 +308,23 @@ def test_line_cannot_be_forged_and_an_error_loses_its_text() -> None:
     assert told["kind"] == "ValueError"
     assert "test_line_cannot_be_forged" in told["frames"][0]
     assert "DOE" not in json.dumps(told)
+
+
+def test_thread_that_ends_by_an_error_loses_its_text(capfd: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise ValueError("DOE JANE has a mass")
+
+    stream = io.StringIO()
+    handler = start_logs("info", stream)
+    try:
+        thread = threading.Thread(target=fail, name="worker")
+        thread.start()
+        thread.join()
+    finally:
+        stop_logs(handler)
+    told = json.loads(stream.getvalue())
+    assert (told["kind"], told["message"]) == ("ValueError", "the thread worker ended")
+    assert "DOE" not in stream.getvalue() + capfd.readouterr().err
 
 
 def test_long_lines_take_no_time() -> None:
