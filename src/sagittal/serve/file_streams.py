@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from sagittal.errors import ReadError
 from sagittal.serve.multipart import last_boundary, new_boundary, part_head
+from sagittal.serve.send_files import EXTENSION, Span
 
 T = TypeVar("T")
 #: Threads that wait for the disk on behalf of many clients.
@@ -77,6 +78,7 @@ class PiecesResponse(Response):
         status_code: int = 200,
     ) -> None:
         self.pieces = pieces
+        self.spans: Sequence[Span] = ()
         self.status_code = status_code
         self.media_type = None
         self.background = None
@@ -87,6 +89,12 @@ class PiecesResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it (ASGI)."""
         loop = asyncio.get_running_loop()
+        sender = scope.get("extensions", {}).get(EXTENSION) if self.spans else None
+        if sender is not None:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await sender.send_files(self.spans, _THREADS)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
         # The first bytes before the head, so that what cannot be read is still an error and not a cut-off answer.
         ready = await loop.run_in_executor(_THREADS, self._some)
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -179,4 +187,11 @@ def multipart_answer(
         yield end
 
     media_type = f'multipart/related; type="{kind}"; boundary={boundary}'
-    return PiecesResponse(pieces(), media_type, length=length, headers=headers, status_code=status_code)
+    answer = PiecesResponse(pieces(), media_type, length=length, headers=headers, status_code=status_code)
+    if all(part.path is not None and part.make is None and part.size >= 0 for part in parts):
+        files = (
+            Span(part_head(boundary, part.content_type, first=n == 0), part.path, part.size)
+            for n, part in enumerate(parts)
+        )
+        answer.spans = (*files, Span(end))
+    return answer

@@ -160,6 +160,7 @@ def _run(service: Any) -> Iterator[Running]:
     from sagittal.protect.tokens import make_token
     from sagittal.protect.users import add_user
     from sagittal.serve.app import make_app
+    from sagittal.serve.connections import Connection
 
     tokens = {}
     for role in ROLES:
@@ -167,7 +168,7 @@ def _run(service: Any) -> Iterator[Running]:
         tokens[role] = make_token(service.db, user.id, "test")[0]
     app = make_app(service)
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, log_level="critical", loop="uvloop", http="httptools", lifespan="off"
+        app, host="127.0.0.1", port=0, log_level="critical", loop="uvloop", http=Connection, lifespan="off"
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
