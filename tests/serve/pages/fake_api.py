@@ -470,9 +470,17 @@ def make_fake(data: Path, phantoms: Phantoms) -> tuple[FastAPI, Fake]:
         fake.signed_in = False
         return {"status": "done"}
 
+    @app.get("/api/links/{secret}")
+    def about(secret: str) -> Response:
+        if secret == "a-secret-that-works-once":
+            return JSONResponse({"purpose": "first-administrator", "name": ""})
+        if secret == "a-secret-of-anna-that-works":
+            return JSONResponse({"purpose": "set-password", "name": "anna"})
+        return JSONResponse({"error": "this link was used", "code": 404, "id": "x"}, 404)
+
     @app.post("/api/links/{secret}")
     async def link(secret: str, request: Request) -> Response:
-        if secret != "a-secret-that-works-once":
+        if not secret.startswith("a-secret-"):
             return JSONResponse({"error": "used", "code": 404, "id": "x"}, 404)
         fake.posted.append(("link", await request.json()))
         fake.signed_in = True

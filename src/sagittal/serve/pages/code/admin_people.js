@@ -49,7 +49,7 @@ export async function peoplePanel(given) {
     table(
       t("admin.users"),
       [
-        { title: t("admin.name"), cell: (one) => el("strong", { class: "wraps" }, one.name) },
+        { title: t("admin.name"), kind: "long", cell: (one) => el("strong", {}, one.name) },
         { title: t("admin.role"), cell: role },
         { title: t("admin.state"), cell: (one) => (one.active ? t("admin.in-use") : el("span", { class: "muted" }, t("admin.out-of-use"))) },
         { title: t("admin.comes-by"), cell: (one) => t(one.by_provider ? "admin.by-provider" : one.has_password ? "admin.by-password" : one.role === "machine" ? "admin.by-token" : "admin.by-link") },

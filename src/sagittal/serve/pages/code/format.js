@@ -33,7 +33,7 @@ export function duration(seconds) {
 }
 
 /**
- * A moment in the reader's own time zone.
+ * A moment in the reader's own time zone, as ISO 8601 orders it: the same to every reader; of today the time alone.
  * @param {string|null|undefined} iso
  * @returns {string}
  */
@@ -41,13 +41,10 @@ export function moment(iso) {
   if (!iso) return "";
   const at = new Date(iso);
   if (Number.isNaN(at.getTime())) return String(iso);
-  const sameDay = at.toDateString() === new Date().toDateString();
-  return new Intl.DateTimeFormat(locale(), {
-    ...(sameDay ? {} : { year: "numeric", month: "2-digit", day: "2-digit" }),
-    hour: "2-digit",
-    minute: "2-digit",
-    hour12: false,
-  }).format(at);
+  const two = (n) => String(n).padStart(2, "0");
+  const time = `${two(at.getHours())}:${two(at.getMinutes())}`;
+  if (at.toDateString() === new Date().toDateString()) return time;
+  return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${time}`;
 }
 
 /**

@@ -1,6 +1,6 @@
 // A link that works once: the first administrator, or a first password. Its secret stands behind # and reaches no log.
 
-import { ApiError, post } from "./api.js";
+import { ApiError, get, post } from "./api.js";
 import { byId } from "./dom.js";
 import { beginOutside, explain } from "./page.js";
 import { t } from "./text.js";
@@ -10,9 +10,19 @@ const form = /** @type {HTMLFormElement} */ (byId("form"));
 const problem = byId("problem");
 const secret = location.hash.slice(1) || location.pathname.split("/")[2] || "";
 history.replaceState(null, "", "/link"); // it does not stay in the history
-if (!/^[\w-]{8,256}$/.test(secret)) {
-  show(t("link.wrong"));
-  form.hidden = true;
+try {
+  if (!/^[\w-]{20,100}$/.test(secret)) throw new ApiError(404, "");
+  const about = await get(`/api/links/${secret}`);
+  // The first administrator chooses a name; everyone else has one.
+  const first = about.purpose === "first-administrator";
+  byId("name").hidden = byId("name-hint").hidden = !first;
+  const name = /** @type {HTMLInputElement} */ (form.elements.namedItem("name"));
+  name.required = first;
+  name.value = first ? "" : about.name;
+  if (!first) byId("about").textContent = t("link.for", { name: about.name });
+  form.hidden = false;
+} catch (error) {
+  show(error instanceof ApiError && error.status === 404 ? t("link.wrong") : explain(error));
 }
 
 form.addEventListener("submit", async (event) => {
@@ -27,8 +37,8 @@ form.addEventListener("submit", async (event) => {
   button.disabled = true;
   problem.hidden = true;
   try {
-    const name = String(given.get("name")).trim();
-    await post(`/api/links/${encodeURIComponent(secret)}`, name ? { name, password } : { password });
+    const name = byId("name").hidden ? "" : String(given.get("name")).trim();
+    await post(`/api/links/${secret}`, name ? { name, password } : { password });
     location.replace("/");
   } catch (error) {
     const used = error instanceof ApiError && [401, 403, 404, 410].includes(error.status);
