@@ -125,7 +125,8 @@ def new_database(url: str, name: str) -> str:
 
     plain = url.replace("+psycopg", "")
     with psycopg.connect(plain, autocommit=True) as c:
-        c.execute(f'CREATE DATABASE "{name}"')
+        # Sorted as people of a language sort, as many servers are: not byte by byte.
+        c.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'en-US'")
     return url.replace("/postgres?", f"/{name}?")
 
 

@@ -68,6 +68,18 @@ def test_an_orphan_that_is_there_already_is_deleted(archive: Archive, put: Put, 
     assert archive.open(receipt.instance_id).read_bytes() == data
 
 
+def test_a_file_that_has_its_row_is_left_alone_even_if_it_is_taken_for_an_orphan(
+    archive: Archive, put: Put, make_object: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_object()
+    receipt = put(data)
+    monkeypatch.setattr("sagittal.archive.recover.places_in", lambda *_: set())
+    recover(archive)
+    assert archive.open(receipt.instance_id).read_bytes() == data
+    with archive.db.read() as c:
+        assert c.execute(sa.select(sa.func.count()).select_from(instances)).scalar() == 1
+
+
 @pytest.mark.parametrize("content", [b"", b"something", None])
 def test_a_file_that_the_archive_did_not_make_is_left_alone(
     archive: Archive, put: Put, make_object: Make, content: bytes | None

@@ -288,6 +288,8 @@ class Archive:
         if known is None:
             return Receipt("stored", indexed.instance_id, indexed.series_id, indexed.study_id)
         receipt = Receipt("already", known.id, known.series_id, known.study_id)
+        if arrival.path == known.path:  # a file that has its row is looked at again: nothing is to be done to it
+            return receipt
         mine, theirs = self.path_of(arrival.path), self.path_of(known.path)
         if known.damage and arrival.sha256 == known.sha256:
             with self.db.write() as c:  # what was lost comes back

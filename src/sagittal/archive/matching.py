@@ -179,7 +179,7 @@ def _time(column: sa.ColumnElement[Any], value: str) -> sa.ColumnElement[bool]:
         found.append(column >= low)
     if high:
         _check(_TIME, high)
-        found.append(column <= high + "~")  # the whole of the last hour, minute or second
+        found.append(column <= high + "235959.999999"[len(high) :])  # the whole of the last hour, minute or second
     return sa.and_(*found)
 
 

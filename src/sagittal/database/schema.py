@@ -21,6 +21,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+from sqlalchemy.dialects.postgresql import VARCHAR
 
 metadata = MetaData(
     naming_convention={
@@ -33,6 +34,9 @@ metadata = MetaData(
 
 #: 64 bits everywhere; SQLite counts up by itself only in an INTEGER.
 Key = BigInteger().with_variant(Integer, "sqlite")
+
+#: Where a file lies below the archive's folder; compared byte by byte, whatever language a database sorts in.
+Place = String(255).with_variant(VARCHAR(255, collation="C"), "postgresql")
 
 # What arrived --------------------------------------------------------------------------------------------------------
 
@@ -119,7 +123,7 @@ instances = Table(
     Column("attributes", JSON, nullable=False, default=dict),  # DICOM JSON of the instance level
     Column("sha256", String(64), nullable=False),  # of the whole file as it lies on disk
     Column("size", BigInteger, nullable=False),
-    Column("path", String(255), nullable=False),  # below the archive's folder; made of our own hash, never of peer text
+    Column("path", Place, nullable=False),  # below the archive's folder; made of our own hash, never of peer text
     Column("source", Text, nullable=False, default=""),  # "dicom AE", "stow", "rest", "folder", "result"
     Column("arrived_at", Float, nullable=False),
     Column("checked_at", Float),  # the last time that its hash was compared
@@ -138,7 +142,7 @@ conflicts = Table(
     Column("instance_id", ForeignKey("instances.id"), nullable=False, index=True),
     Column("sha256", String(64), nullable=False),
     Column("size", BigInteger, nullable=False),
-    Column("path", String(255), nullable=False),
+    Column("path", Place, nullable=False),
     Column("source", Text, nullable=False, default=""),
     Column("arrived_at", Float, nullable=False),
     Column("settled_at", Float),
@@ -234,7 +238,7 @@ objects = Table(
     Column("kind", String(16), nullable=False),  # seg, sr, sc, ko, rtstruct, fhir, hl7, json, nifti, map
     Column("instance_id", ForeignKey("instances.id")),
     Column("media_type", Text, nullable=False),
-    Column("path", String(255), nullable=False),
+    Column("path", Place, nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("size", BigInteger, nullable=False),
     UniqueConstraint("result_id", "kind"),
