@@ -307,3 +307,53 @@ def test_a_small_network_takes_the_threads_that_are_faster(chest: AnyModel, live
         assert choose_threads(chest, 1) == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_the_map_of_a_volume_lies_where_the_volume_lies(
+    files: Callable[..., Any], ask: Callable[..., Any], headers: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nibabel
+
+    from sagittal.explain.maps import Map
+
+    model = _volume_classifier()
+    asked: list[Any] = []
+
+    def looked(_: Any, case: Any) -> list[Map]:
+        asked.append(case)
+        grid = case.image().grid
+        heat = np.zeros(grid.shape, dtype=np.float32)
+        heat[3, 4, 5], heat[6, 7, 2] = 0.5, 0.25
+        worth = SimpleNamespace(better_than_random=True)
+        return [Map("study-12", "gradcam", "yes", 0.9, heat, grid, heat, worth, 0.1)]  # type: ignore[arg-type]
+
+    monkeypatch.setattr(make_objects, "explain_case", looked)
+    found, spool = ask(model, files(*headers.volume()), explain_s=1e6, results=["ko"])
+    assert {one["kind"] for one in found["objects"]} == {"map", "ko"}
+    nifti = nibabel.load(spool / "map.nii.gz")
+    values = np.asarray(nifti.dataobj)
+    assert (values[3, 4, 5], values[6, 7, 2], int(values.sum())) == (255, 128, 383)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ nifti.affine
+    np.testing.assert_allclose(lps, asked[0].image().grid.affine, atol=1e-4)
+
+
+def _volume_classifier() -> Any:
+    import torch
+
+    from sagittal.model.package import Model
+    from sagittal.networks.heads import build_network
+    from sagittal.prepare.plan import InputPlan, NetworkPlan, Plan, PreparePlan
+    from sagittal.tasks.registry import make_task
+
+    plan = Plan(
+        scheme=LabelScheme("binary", ("no", "yes")),
+        input=InputPlan(modality="CT", unit="HU", dimensions=3),
+        network=NetworkPlan(name="resnet-small", width=8, depth=(1, 1)),
+        prepare=PreparePlan(size=(8, 12, 10), offset=(0.0,), scale=(300.0,), clip=(-1000.0, 1000.0)),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        network = build_network(plan.network, channels=1, dimensions=3, head=make_task(plan).head, table=0)
+    truth = np.eye(2)[np.arange(60) % 2]
+    logits = 2 * truth + np.random.default_rng(0).normal(0, 1, truth.shape)
+    return Model.assemble("volumes", plan, [network.eval()], logits=logits, truth=truth)
