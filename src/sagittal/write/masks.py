@@ -19,6 +19,9 @@ from sagittal.write.nifti import write_nifti
 from sagittal.write.raster import write_png
 from sagittal.write.terminology import Term, Terminology
 
+#: Slices that are copied at once.
+_BLOCK = 32
+
 
 def write_mask_nifti(
     prediction: Prediction, folder: Path, stem: str, *, terminology: Terminology | None = None
@@ -138,8 +141,7 @@ def planes_of(mask: Mask) -> Iterator[tuple[int, int, Array]]:
     for number, layer in enumerate(mask.segmentation.layers):
         own = [(n, one.values) for n, one in enumerate(structures) if one.layer == number and one.values]
         table = np.zeros(int(np.iinfo(layer.dtype).max) + 1 if layer.dtype.itemsize <= 2 else 0, dtype=bool)
-        for k in range(layer.shape[2]):
-            plane = layer[:, :, k]
+        for k, plane in _slices_of(layer):
             if len(table):
                 table[:] = False
                 table[plane.ravel(order="K")] = True
@@ -152,6 +154,17 @@ def planes_of(mask: Mask) -> Iterator[tuple[int, int, Array]]:
                     inside |= plane == value
                 if len(table) or inside.any():
                     yield n, k, inside
+
+
+def _slices_of(layer: Array) -> Iterator[tuple[int, Array]]:
+    """Each slice, (I, J), its columns side by side in memory as DICOM has them.
+
+    Some slices are copied at once: with slices as the last axis of memory, one alone touches all of the volume.
+    """
+    for start in range(0, layer.shape[2], _BLOCK):
+        block = np.ascontiguousarray(layer[:, :, start : start + _BLOCK].transpose(2, 1, 0))  # (k, J, I)
+        for n, plane in enumerate(block):
+            yield start + n, plane.T
 
 
 def overlaps(mask: Mask) -> bool:

@@ -216,23 +216,22 @@ class _Job:
 
     def _dicom(self, kind: str, before: Sequence[ObjectFile]) -> Any:
         source, stamp, terminology = self._series(), self.stamp.within(kind), self.options.terminology
-        said: dict[str, Any] = {"stamp": stamp, "statement": self.statement}
         if kind == "seg":
             return self.segmentation
         if kind == "rtstruct":
             return make_rtstruct(self._prediction(), source, terminology=terminology, stamp=stamp)
         if kind == "ko":
-            return make_key_objects(self.answer, source, heat=self.heat, **said)
+            return make_key_objects(self.answer, source, heat=self.heat, stamp=stamp, statement=self.statement)
         if kind == "sc":
-            said["statement"] = self._page_statement()
             return make_dicom_sc(
                 self.answer,
                 source,
                 case=self.case,
                 image=self.image,
                 heat=self.heat,
+                stamp=stamp,
+                statement=self._page_statement(),
                 terminology=terminology,
-                **said,
             )
         with_seg = any(one.kind == "seg" for one in before)
         return make_dicom_sr(
@@ -241,7 +240,8 @@ class _Job:
             segmentation=self.segmentation if with_seg else None,
             measured=self.measured,
             terminology=terminology,
-            **said,
+            stamp=stamp,
+            statement=self.statement,
         )
 
     def _page_statement(self) -> Statement:
