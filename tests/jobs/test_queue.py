@@ -18,12 +18,12 @@ from sagittal.database.clock import Clock
 from sagittal.database.connect import Database
 from sagittal.database.queue import enqueue
 from sagittal.database.schema import jobs
+from sagittal.jobs.holder import Holder
 from sagittal.jobs.queue import (
     AGING_S,
     BACKOFF,
     FAIR,
     Backoff,
-    Holder,
     Job,
     LeaseLostError,
     Queue,

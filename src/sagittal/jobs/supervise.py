@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from sagittal.archive.refused import ArchiveFull
 from sagittal.database.connect import Database
 from sagittal.database.events import end_event, report_event
 from sagittal.errors import ConfigError, MissingPackageError, PackageError, SagittalError
@@ -31,6 +32,8 @@ FIRST_WAIT_S = 1.0
 TELL_S = 60.0
 #: Seconds between two looks at the machine's clock, and by how much it may be behind.
 CLOCK_S, CLOCK_BEHIND_S = 5.0, 5.0
+#: Seconds until work that the disk had no room for is tried again: however long it stays full, nothing is given up for it.
+FULL_S = 15.0
 #: Errors that another try meets again.
 FINAL: tuple[type[Exception], ...] = (ConfigError, PackageError, MissingPackageError)
 
@@ -280,6 +283,8 @@ class Supervisor:
     def _give(self, work: Work, error: Exception) -> str:
         """Put a job back, with why."""
         job, why = work.job, _words(error)
+        if isinstance(error, ArchiveFull):
+            error = Again(why, counts=False, wait_s=FULL_S)
         counts = error.counts if isinstance(error, Again) else True
         try:
             if not counts:
