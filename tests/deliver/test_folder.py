@@ -110,3 +110,14 @@ def test_kinds_that_a_destination_does_not_take_are_passed_over(files: Any, shar
     assert send(files(("sr", "json")), only, key="r").objects == 1
     assert send(files(("sr",)), only, key="q").objects == 0
     assert set(contents(share.path)) == {"r/result.json", "r.done"}
+
+
+def test_what_a_cut_off_delivery_left_is_cleared(files: Any, share: FolderDestination) -> None:
+    left = share.path / ".part-r-1234"
+    left.mkdir()
+    (left / "seg.dcm").write_bytes(b"half")
+    other = share.path / ".part-s-1234"
+    other.mkdir()
+    send(files(("json",)), share, key="r")
+    assert not left.exists()
+    assert other.exists()
