@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from sagittal.archive.refused import ArchiveFull
 from sagittal.database.connect import Database
 from sagittal.database.events import open_events, recent_events
 from sagittal.database.queue import enqueue
@@ -134,6 +135,23 @@ def test_heartbeats_keep_long_work_and_its_progress(db: Database, supervise: Cal
     assert row(db, number)["attempts"] == 1
     done.set()
     until(lambda: row(db, number)["state"] == "done")
+
+
+def test_a_full_disk_uses_up_no_try(
+    db: Database, supervise: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sagittal.jobs.supervise.FULL_S", 0.01)
+    tries: list[int] = []
+
+    def keep(work: Work) -> None:
+        tries.append(work.job.attempts)
+        if len(tries) < 8:
+            raise ArchiveFull("the disk of the archive is full")
+
+    number = put(db, "a")
+    supervise({"answer": keep})
+    until(lambda: row(db, number)["state"] == "done")
+    assert tries == [1] * 8
 
 
 def test_work_that_is_cancelled_is_told(db: Database, queue: Queue, supervise: Callable[..., Supervisor]) -> None:
