@@ -166,8 +166,8 @@ def test_many_classes_are_counted_not_dropped(found_classes: Any, facts: ModelFa
 def test_chinese_is_drawn_with_a_font_that_has_it(found_classes: Any, facts: ModelFacts) -> None:
     if lettering.find_chinese_font() is None:
         if os.environ.get("CI"):
-            pytest.fail("no font with Chinese signs: apt-get install fonts-droid-fallback")
-        pytest.skip("no font with Chinese signs is installed (Debian package fonts-droid-fallback)")
+            pytest.fail("no font with Chinese signs: apt-get install fonts-wqy-microhei")
+        pytest.skip("no font with Chinese signs is installed (Debian package fonts-wqy-microhei)")
     font = lettering._font(38, True, False)
     # A font without a sign draws the same box for all of them.
     drawn = {bytes(np.asarray(font.getmask(sign))) for sign in "模型弃权置信度"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from collections.abc import Sequence
 
@@ -66,6 +67,10 @@ def exchange(message: bytes, destination: MllpDestination) -> bytes:
                 return _speak(secure, message, name, deadline)
     except TimeoutError as error:
         raise DeliveryError(f"{name}: no answer in time", retry=True, trouble="away") from error
+    except ssl.SSLCertVerificationError as error:
+        raise DeliveryError(
+            f"{name}: no connection (its certificate is not believed)", retry=True, trouble="away"
+        ) from error
     except OSError as error:
         raise DeliveryError(f"{name}: no connection ({type(error).__name__})", retry=True, trouble="away") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -134,8 +135,18 @@ def request(
     except httpx.HTTPError as error:
         if watch.over:
             raise DeliveryError(f"{line.name}: no whole answer in time", retry=True, trouble="away") from error
-        kind = type(error).__name__
+        kind = "its certificate is not believed" if _of_certificate(error) else type(error).__name__
         raise DeliveryError(f"{line.name}: no connection ({kind})", retry=True, trouble="away") from error
+
+
+def _of_certificate(error: BaseException | None) -> bool:
+    """Whether a certificate that was not believed is behind an error."""
+    seen = 0
+    while error is not None and seen < 10:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return False
 
 
 def check_status(answer: Answer, name: str) -> None:
