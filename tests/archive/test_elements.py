@@ -125,8 +125,19 @@ def test_the_number_of_elements_has_a_limit(make_object: Make, monkeypatch: pyte
     many = element(0x00081140, item(b"", EXPLICIT, False) * 20_000, EXPLICIT)
     for extra in (many, b"".join(element(0x00091000, b"", EXPLICIT, b"OB") for _ in range(20_000))):
         data = with_elements(extra, EXPLICIT, make_object)
-        with pytest.raises(Refused, match="more than 10,000 elements"):
+        with pytest.raises(Refused, match="more than 10,000 elements|more elements than any object has"):
             find_elements(data, len(data))
+    monkeypatch.undo()
+    loose = b"".join(
+        element(0x00091000 + 65536 * 2 * (n // 60000) + n % 60000, b"", EXPLICIT, b"OB") for n in range(25_000)
+    )
+    data = with_elements(loose, EXPLICIT, make_object)
+    with pytest.raises(Refused, match="more elements than any object has"):
+        find_elements(data, len(data))
+    monkeypatch.setattr("sagittal.archive.elements.MAX_ELEMENTS", 1000)
+    data = compressed(make_object, 1, [b""] * 2000)
+    with pytest.raises(Refused, match="more than 1,000 fragments"):
+        read_header(find_elements(data, len(data)), len(data))
 
 
 _TEXT = {"LO": st.text("abc XYZ09", max_size=12), "SH": st.text("abc", max_size=8), "CS": st.text("ABC_ ", max_size=8)}

@@ -21,10 +21,12 @@ from pydicom.uid import generate_uid
 
 from sagittal.archive import disk
 from sagittal.archive.archive import Archive, Limits
+from sagittal.archive.elements import find_elements
+from sagittal.archive.header import read_header
 from sagittal.archive.meta import FileMeta
 from sagittal.archive.receive import Incoming, Receipt
 from sagittal.archive.refused import ArchiveFull, Refused
-from sagittal.archive.rows import MIXED_PATIENTS, MIXED_STUDIES
+from sagittal.archive.rows import MIXED_PATIENTS, MIXED_STUDIES, Arrival
 from sagittal.database.connect import Database
 from sagittal.database.events import open_events
 from sagittal.database.schema import conflicts, instances, refusals, series, studies
@@ -530,6 +532,32 @@ def test_folders_hold_a_limited_number_of_files(
         incoming.write(make_object())
         assert incoming.finish().outcome == "stored"
     assert rows(archive.db, instances)[-1]["path"].startswith("objects/000003/")
+
+
+def test_a_full_folder_is_let_go(
+    archive: Archive, put: Put, make_object: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("needs /proc")
+    monkeypatch.setattr(disk, "FOLDER_FILES", 1)
+    put(make_object())
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        put(make_object())
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def test_a_conflict_that_is_looked_at_again_keeps_its_file(archive: Archive, put: Put, make_object: Make) -> None:
+    """As when the check of a folder meets a file that is just being given its rows."""
+    put(make_object(SOPInstanceUID="1.2.9"))
+    other = make_object(SOPInstanceUID="1.2.9", InstanceNumber=9)
+    put(other)
+    (conflict,) = rows(archive.db, conflicts)
+    path = archive.path_of(conflict["path"])
+    header = read_header(find_elements(other, len(other)), len(other))
+    again = Arrival(header, conflict["path"], conflict["sha256"], len(other), "recovered")
+    assert archive.settle(again).outcome == "conflict"
+    assert path.read_bytes() == other
 
 
 def test_a_result_opens_no_series_and_is_no_modality_of_the_study(

@@ -119,6 +119,8 @@ class Archive:
 
     def close(self) -> None:
         """Let another process receive. Closing twice does no harm."""
+        self.shelves.close()
+        self.files.close()
         if self._holder >= 0:
             os.close(self._holder)
             self._holder = -1
@@ -301,7 +303,8 @@ class Archive:
         same = arrival.sha256 == known.sha256 or (arrival.header.syntax == known.syntax and same_data_set(mine, theirs))
         if not same:
             with self.db.write() as c:
-                new = add_conflict(c, self.db, known, arrival)
+                place = add_conflict(c, self.db, known, arrival)
+                new = place == arrival.path
                 if new:
                     report(
                         c,

@@ -140,17 +140,27 @@ class Together(Generic[Item, Answer]):
                 self._condition.notify_all()
 
 
+class _Handle:
+    """A folder opened for flushing; closed when the last who waits for its flush is gone."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "file"):
+            os.close(self.file)
+
+    def flush(self, items: list[None]) -> list[None]:
+        flush(self.file)
+        return items
+
+
 class _Folder:
     """A folder that files are being put into."""
 
     def __init__(self, path: Path, name: str, count: int) -> None:
         self.name, self.count = name, count
-        self.file = os.open(path / name, os.O_RDONLY)
-        self.flushes: Together[None, None] = Together(self._flush)
-
-    def _flush(self, items: list[None]) -> list[None]:
-        flush(self.file)
-        return items
+        self.flushes: Together[None, None] = Together(_Handle(path / name).flush)
 
 
 class Shelves:
@@ -193,6 +203,11 @@ class Shelves:
                 raise
             return place
 
+    def close(self) -> None:
+        """Let go of the folder that is being filled; the next file opens it again."""
+        with self._lock:
+            self._current = None
+
     def _folder(self) -> _Folder:
         with self._lock:
             if self._current is None:
@@ -200,7 +215,6 @@ class Shelves:
                 names = self.names() or [self._begin(1)]
                 self._current = _Folder(self.path, names[-1], len(os.listdir(self.path / names[-1])))
             if self._current.count >= FOLDER_FILES:
-                # Those who are about to flush the old one still hold it; it is closed with the process's last use.
                 self._current = _Folder(self.path, self._begin(int(self._current.name) + 1), 0)
             self._current.count += 1
             return self._current

@@ -20,6 +20,8 @@ BIG = "1.2.840.10008.1.2.2"
 #: Elements of one object, those in sequences included; a segmentation of 5,000 frames has 300,000.
 MAX_ELEMENTS = 2_000_000
 SHARED_GROUPS = 0x52009229
+#: Elements outside of sequences; a rich header has three hundred.
+MAX_TOP = 20_000
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 _UNDEFINED = 0xFFFFFFFF
 _LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
@@ -249,8 +251,8 @@ def _walk(found: Elements, at: int, size: int) -> None:
                 _check_depth(data, start, end, implicit or vr == b"UN", found.order, left, sure=sure)
             places[tag] = (vr, start, length)
             at = end
-        if left[0] < 0:
-            raise Refused("too-deep", f"more than {MAX_ELEMENTS:,} elements")
+        if left[0] < 0 or len(places) > MAX_TOP:
+            raise Refused("too-deep", "more elements than any object has")
 
 
 def _only_zeros(data: Bytes, at: int, size: int) -> bool:
@@ -347,6 +349,8 @@ def check_fragments(found: Elements, start: int, size: int) -> int:
                 raise Refused("pixel-length", "the compressed pixel data is damaged or cut off")
             at += 8 + length
             count += 1
+            if count > MAX_ELEMENTS:
+                raise Refused("too-deep", f"more than {MAX_ELEMENTS:,} fragments of compressed pixel data")
     except struct.error as error:
         if len(data) < size:
             raise More from error

@@ -286,11 +286,10 @@ def find_known(c: sa.Connection, sop_instance_uid: str) -> Known | None:
     return None if row is None else Known(*row)
 
 
-def add_conflict(c: sa.Connection, db: Database, known: Known, arrival: Arrival) -> bool:
-    """Keep other bytes under a UID that is there; whether these are new."""
-    made = c.execute(
-        db.insert_new(conflicts)
-        .values(
+def add_conflict(c: sa.Connection, db: Database, known: Known, arrival: Arrival) -> str:
+    """Keep other bytes under a UID that is there; where those bytes lie, which is elsewhere if they came before."""
+    c.execute(
+        db.insert_new(conflicts).values(
             instance_id=known.id,
             sha256=arrival.sha256,
             size=arrival.size,
@@ -298,9 +297,9 @@ def add_conflict(c: sa.Connection, db: Database, known: Known, arrival: Arrival)
             source=arrival.source,
             arrived_at=time.time(),
         )
-        .returning(conflicts.c.id)
-    ).scalar()
-    return made is not None
+    )
+    same = (conflicts.c.instance_id == known.id, conflicts.c.sha256 == arrival.sha256)
+    return str(c.execute(sa.select(conflicts.c.path).where(*same)).scalar_one())
 
 
 def search_text(name: str, patient_id: str, accession: str) -> str:
