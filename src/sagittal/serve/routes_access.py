@@ -1,9 +1,8 @@
-"""Coming in and going out: passwords, one-time links, the identity provider, users and tokens."""
+"""Coming in and going out: passwords, one-time links, the identity provider."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 from anyio import to_thread
@@ -12,19 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse
 
-from sagittal.errors import ConfigError, ServeError
-from sagittal.protect.links import find_link, make_link, use_link
+from sagittal.errors import ServeError
+from sagittal.protect.links import find_link, use_link
 from sagittal.protect.oidc import Refusal, admit
 from sagittal.protect.sessions import end_session, start_session
-from sagittal.protect.tokens import Token, list_tokens, make_token, revoke_token
-from sagittal.protect.users import User, add_user, change_user, find_user, list_users, log_in, plain_name
+from sagittal.protect.users import User, change_user, find_user, log_in, plain_name
 from sagittal.serve.config import LANGUAGES
 from sagittal.serve.security import (
     SAFE,
     AnyUser,
-    Caller,
     address_of,
-    allow,
     anyone,
     read_cookie,
     session_cookie,
@@ -39,60 +35,35 @@ router = APIRouter(prefix="/api", tags=["access"])
 _OIDC_S = 600
 #: Logins at work or waiting for their turn.
 _MOST_HASHING = 100
-Key = Annotated[int, Path(ge=1, lt=2**63)]
 Secret = Annotated[str, Path(min_length=20, max_length=100, pattern=r"^[\w-]+$")]
-Manager = Annotated[Caller, Depends(allow("users"))]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """A body without unknown fields."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class Login(_Body):
+class Login(Body):
     """A name and its password."""
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
     password: Annotated[str, Field(min_length=1, max_length=1024)]
 
 
-class NewPassword(_Body):
+class NewPassword(Body):
     """What a one-time link takes: a password, and a name where it makes the first administrator."""
 
     name: Annotated[str, Field(max_length=128)] = ""
     password: Annotated[str, Field(min_length=1, max_length=1024)]
 
 
-class ChangedSelf(_Body):
+class ChangedSelf(Body):
     """What users change of themselves."""
 
     language: Annotated[str, Field(max_length=8)] | None = None
     password: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     old_password: Annotated[str, Field(max_length=1024)] = ""
-
-
-class NewUser(_Body):
-    """A user to be."""
-
-    name: Annotated[str, Field(min_length=1, max_length=128)]
-    role: Annotated[str, Field(max_length=16)]
-    language: Annotated[str, Field(max_length=8)] = ""
-
-
-class ChangedUser(_Body):
-    """What an administrator changes of a user."""
-
-    role: Annotated[str, Field(max_length=16)] | None = None
-    active: bool | None = None
-    language: Annotated[str, Field(max_length=8)] | None = None
-    link: bool = False
-
-
-class NewToken(_Body):
-    """A token to be; of oneself, or of another user where one may."""
-
-    name: Annotated[str, Field(min_length=1, max_length=128)]
-    days: Annotated[float, Field(gt=0, le=3660)] | None = None
-    user_id: Annotated[int, Field(ge=1, lt=2**63)] | None = None
 
 
 # Oneself --------------------------------------------------------------------------------------------------------------
@@ -165,8 +136,8 @@ def me(request: Request, caller: AnyUser) -> dict[str, Any]:
 def change_me(request: Request, response: Response, caller: AnyUser, body: ChangedSelf) -> dict[str, Any]:
     """Change one's language or password; a new password takes the old one, and ends all other sessions."""
     service: Service = request.app.state.service
-    user = _known(service, caller.user_id or 0)
-    _check_language(body.language)
+    user = known_user(service, caller.user_id or 0)
+    check_language(body.language)
     if body.password is not None:
         if caller.via != "session":
             raise HTTPException(403, "a password is changed by who is logged in, not by a token")
@@ -319,133 +290,15 @@ def _back(service: Service) -> str:
     return service.config.server.public_url.rstrip("/") + "/api/oidc/back"
 
 
-# Users ----------------------------------------------------------------------------------------------------------------
-
-
-@router.get("/users")
-def users(request: Request, caller: Manager) -> dict[str, Any]:
-    """Every user."""
-    return {"users": [_shown(user) for user in list_users(request.app.state.service.db)]}
-
-
-@router.post("/users", status_code=201)
-def new_user(request: Request, caller: Manager, body: NewUser) -> dict[str, Any]:
-    """Add a user; the answer holds a link, told this once, by which the user chooses a password."""
-    service: Service = request.app.state.service
-    _check_language(body.language)
-    user = add_user(service.db, body.name, body.role, language=body.language)
-    link = None if user.role == "machine" else make_link(service.db, user.id)
-    _note(service, caller, {"user": user.id, "added": user.role})
-    return {**_shown(user), "link": link}
-
-
-@router.patch("/users/{user_id}")
-def edit_user(request: Request, caller: Manager, user_id: Key, body: ChangedUser) -> dict[str, Any]:
-    """Change a user's role or language, put it out of use or back, or make a new link for its password."""
-    service: Service = request.app.state.service
-    user = _known(service, user_id)
-    _check_language(body.language)
-    changed = change_user(service.db, user.id, role=body.role, active=body.active, language=body.language)
-    done = {
-        key: value for key, value in body.model_dump(exclude_none=True).items() if value is not False or key == "active"
-    }
-    _note(service, caller, {"user": user.id, **done})
-    return {**_shown(changed), "link": make_link(service.db, user.id) if body.link else None}
-
-
-@router.delete("/users/{user_id}")
-def remove_user(request: Request, caller: Manager, user_id: Key) -> dict[str, Any]:
-    """Put a user out of use: sessions and tokens end. The name stays, for reviews and the trail refer to it."""
-    service: Service = request.app.state.service
-    user = _known(service, user_id)
-    changed = change_user(service.db, user.id, active=False)
-    _note(service, caller, {"user": user.id, "active": False})
-    return _shown(changed)
-
-
-# Tokens ---------------------------------------------------------------------------------------------------------------
-
-
-@router.get("/tokens")
-def tokens(request: Request, caller: AnyUser) -> dict[str, Any]:
-    """One's own tokens; everyone's for who may manage users."""
-    service: Service = request.app.state.service
-    whose = None if caller.may("users") else caller.user_id
-    names = {user.id: user.name for user in list_users(service.db)} if whose is None else {caller.user_id: caller.name}
-    return {"tokens": [{**_token(one), "user": names.get(one.user_id, "")} for one in list_tokens(service.db, whose)]}
-
-
-@router.post("/tokens", status_code=201)
-def new_token(request: Request, caller: AnyUser, body: NewToken) -> dict[str, Any]:
-    """Make a token; it is told this once."""
-    service: Service = request.app.state.service
-    owner = body.user_id or caller.user_id or 0
-    if caller.via != "session" and not caller.may("users"):
-        raise HTTPException(403, "a token is made by who is logged in, not by another token")
-    if owner != caller.user_id and not caller.may("users"):
-        raise HTTPException(403, "only who may manage users makes tokens for others")
-    user = _known(service, owner)
-    if not user.active:
-        raise ConfigError("this user is not in use")
-    secret, token = make_token(service.db, user.id, body.name, lasts_s=None if body.days is None else body.days * 86400)
-    _note(service, caller, {"user": user.id, "token": token.id})
-    return {**_token(token), "user": user.name, "token": secret}
-
-
-@router.delete("/tokens/{token_id}")
-def end_token(request: Request, caller: AnyUser, token_id: Key) -> dict[str, str]:
-    """Revoke a token: one's own, or anyone's for who may manage users."""
-    service: Service = request.app.state.service
-    if not revoke_token(service.db, token_id, None if caller.may("users") else caller.user_id):
-        raise HTTPException(404, "there is no such token in use")
-    _note(service, caller, {"token": token_id, "revoked": True})
-    return {"status": "done"}
-
-
-def _known(service: Service, user_id: int) -> User:
+def known_user(service: Service, user_id: int) -> User:
+    """The user of a key; 404 where there is none."""
     user = find_user(service.db, user_id)
     if user is None:
         raise HTTPException(404, "there is no such user")
     return user
 
 
-def _check_language(language: str | None) -> None:
+def check_language(language: str | None) -> None:
+    """Refuse a language that pages do not have; 400."""
     if language and language not in LANGUAGES:
         raise HTTPException(400, f"the languages are {', '.join(LANGUAGES)}")
-
-
-def _note(service: Service, caller: Caller, details: dict[str, Any]) -> None:
-    service.audit.record(caller.name, "users", role=caller.role, address=caller.address, details=details)
-
-
-def _shown(user: User) -> dict[str, Any]:
-    return {
-        "id": user.id,
-        "name": user.name,
-        "role": user.role,
-        "language": user.language,
-        "active": user.active,
-        "has_password": user.has_password,
-        "by_provider": bool(user.issuer),
-        "created_at": _iso(user.created_at),
-    }
-
-
-def _token(token: Token) -> dict[str, Any]:
-    return {
-        "id": token.id,
-        "user_id": token.user_id,
-        "name": token.name,
-        "created_at": _iso(token.created_at),
-        "expires_at": _iso(token.expires_at),
-        "used_at": _iso(token.used_at),
-        "revoked_at": _iso(token.revoked_at),
-    }
-
-
-def _iso(seconds: float | None) -> str | None:
-    return (
-        None
-        if seconds is None
-        else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    )
