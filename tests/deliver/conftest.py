@@ -95,7 +95,7 @@ def find_program(name: str, package: str) -> str:
     return program
 
 
-def wait_for_port(port: int, process: subprocess.Popen[Any], seconds: float = 15) -> None:
+def wait_for_port(port: int, process: subprocess.Popen[Any], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
@@ -170,7 +170,7 @@ class Orthanc:
         self.dicom, self.url = dicom, f"http://127.0.0.1:{http}"
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
             return json.loads(answer.read())
 
 

@@ -43,7 +43,7 @@ COMMITMENT = "1.2.840.10008.1.20.1"
 
 def peer_at(port: int, ae_title: str = "STORE", **given: Any) -> DicomDestination:
     return DicomDestination(
-        name="pacs", host="127.0.0.1", port=port, ae_title=ae_title, connect_s=2, **{"answer_s": 5.0, **given}
+        name="pacs", host="127.0.0.1", port=port, ae_title=ae_title, connect_s=10, **{"answer_s": 30.0, **given}
     )
 
 
@@ -167,7 +167,7 @@ def test_a_node_that_never_answers_does_not_hold_us(files: Any) -> None:
         start = time.monotonic()
         with pytest.raises(DeliveryError) as caught:
             send(files(), peer_at(silent.getsockname()[1], answer_s=0.5))
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 12
         assert (caught.value.retry, caught.value.trouble) == (True, "away")
 
 
@@ -175,7 +175,7 @@ def test_a_node_that_falls_silent_after_the_association_does_not_hold_us(files: 
     release = threading.Event()
 
     def stall(_: Any) -> int:
-        release.wait(5)
+        release.wait(20)
         return 0
 
     port = node([(evt.EVT_C_STORE, stall)], ["1.2.840.10008.5.1.4.1.1.7"])
@@ -183,7 +183,7 @@ def test_a_node_that_falls_silent_after_the_association_does_not_hold_us(files: 
     with pytest.raises(DeliveryError, match="no answer to C-STORE") as caught:
         store(files(("sc",)), peer_at(port, answer_s=0.5))
     release.set()
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 12
     assert caught.value.retry
 
 
@@ -268,11 +268,11 @@ def test_orthanc_commits_itself(files: Any, orthanc: Any, node: Any) -> None:
         method="PUT",
         data=json.dumps({"AET": "SAGITTAL", "Host": "127.0.0.1", "Port": port}).encode(),
     )
-    urllib.request.urlopen(request, timeout=10).close()
+    urllib.request.urlopen(request, timeout=60).close()
     objects = files(("sr", "sc"))
     sent = send(objects, peer_at(orthanc.dicom, "ORTHANC", confirm=True), transaction_uid="2.25.4711")
     assert sent.transaction_uid == "2.25.4711"
-    report = commitments.wait("2.25.4711", 10)
+    report = commitments.wait("2.25.4711", 60)
     assert report is not None
     assert set(report.committed) == {one.sop_instance_uid for one in objects}
     assert report.failed == ()
@@ -280,7 +280,7 @@ def test_orthanc_commits_itself(files: Any, orthanc: Any, node: Any) -> None:
     request_commitment(
         peer_at(orthanc.dicom, "ORTHANC"), [("1.2.840.10008.5.1.4.1.1.7", "2.25.999")], "2.25.4712", linger_s=0
     )
-    report = commitments.wait("2.25.4712", 10)
+    report = commitments.wait("2.25.4712", 60)
     assert report is not None
     assert report.failed == ("2.25.999",)
 
@@ -304,7 +304,7 @@ def test_orthanc_moves_a_study_to_us(files: Any, orthanc: Any, node: Any) -> Non
         method="PUT",
         data=json.dumps({"AET": "MOVER", "Host": "127.0.0.1", "Port": port}).encode(),
     )
-    urllib.request.urlopen(request, timeout=10).close()
+    urllib.request.urlopen(request, timeout=60).close()
     fetched = move_study(peer, "2.25.70", "MOVER")
     assert (fetched.completed, fetched.failed) == (2, 0)
     assert set(got) == {one.sop_instance_uid for one in objects}

@@ -77,9 +77,9 @@ def test_orthanc_holds_what_was_made_and_knows_it_again(made: Any, orthanc: Any)
         request = urllib.request.Request(
             f"{orthanc.url}/tools/lookup", data=one.sop_instance_uid.encode(), method="POST"
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             (instance,) = json.loads(answer.read())
-        with urllib.request.urlopen(f"{orthanc.url}/instances/{instance['ID']}/file", timeout=10) as answer:
+        with urllib.request.urlopen(f"{orthanc.url}/instances/{instance['ID']}/file", timeout=60) as answer:
             stored = pydicom.dcmread(io.BytesIO(answer.read()))
         ours = pydicom.dcmread(one.path)
         assert stored.to_json() == ours.to_json(), one.kind
