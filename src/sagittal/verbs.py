@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -399,19 +399,8 @@ def predict(
     ConfigError
         If a format is not known, does not fit the model, or the output is there already.
     """
-    from sagittal.write.answers import answer_requests
-
     answers: list[Prediction | Failure] = []
-    answer_requests(
-        _load(model, device)[1],
-        studies,
-        output,
-        keep=answers.append,
-        batch=batch,
-        overwrite=overwrite,
-        options=options or PredictOptions(),
-        reporter=reporter or Quiet(),
-    )
+    _predict(model, studies, output, batch, device, overwrite, options, reporter, keep=answers.append)
     return answers
 
 
@@ -427,21 +416,43 @@ def predict_rows(
     reporter: Reporter | None = None,
 ) -> list[dict[str, Any]]:
     """As :func:`predict`, with one row a study in place of the prediction: masks of many studies do not fit into memory."""
-    from sagittal.write.answers import answer_requests
     from sagittal.write.table import prediction_row
 
     rows: list[dict[str, Any]] = []
+
+    def keep(answer: Prediction | Failure) -> None:
+        rows.append(prediction_row(answer))
+
+    _predict(model, studies, output, batch, device, overwrite, options, reporter, keep=keep)
+    return rows
+
+
+def _predict(
+    model: str | Path | AnyModel,
+    studies: str | Path | Iterable[str | Path],
+    output: str | Path | None,
+    batch: int | None,
+    device: str,
+    overwrite: bool,
+    options: PredictOptions | None,
+    reporter: Reporter | None,
+    *,
+    keep: Callable[[Prediction | Failure], None],
+) -> None:
+    """Load the model and answer, once it is known that the output could be written."""
+    from sagittal.write.answers import answer_requests, check_output
+
+    check_output(output)
     answer_requests(
         _load(model, device)[1],
         studies,
         output,
-        keep=lambda answer: rows.append(prediction_row(answer)),
+        keep=keep,
         batch=batch,
         overwrite=overwrite,
         options=options or PredictOptions(),
         reporter=reporter or Quiet(),
     )
-    return rows
 
 
 def explain(

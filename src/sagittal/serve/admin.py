@@ -162,7 +162,7 @@ def try_destination(request: Request, caller: Operator, name: str) -> dict[str, 
     started = time.perf_counter()
     try:
         said = reach(parse_destination(values))
-        answer = {"ok": True, "message": said}
+        answer = {"ok": True, "message": said, "hurried": service.supervisor.hurry(name)}
     except SagittalError as error:
         answer = {"ok": False, "message": str(error)}
     _settings(request, caller, what="test", destination=name, ok=answer["ok"])

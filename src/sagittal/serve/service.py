@@ -181,6 +181,7 @@ def open_service(config: Config) -> Service:
         pool = Pool(models, report=partial(report_event, db), ended=partial(trouble_over, db))
         closers.append(("models", pool.stop))
         supervisor = _supervisor(config, db, archive, audit, queue, pool)
+        metrics = Metrics()
         service = Service(
             config,
             db,
@@ -190,8 +191,9 @@ def open_service(config: Config) -> Service:
             pool,
             supervisor,
             PredictNow(pool),
-            node=_node(config, archive, audit, supervisor) if config.dicom.port else None,
+            node=_node(config, archive, audit, supervisor, metrics) if config.dicom.port else None,
             oidc=provider,
+            metrics=metrics,
             rates=Rates.of(config.access),
         )
     except BaseException:
@@ -268,7 +270,9 @@ def _close_quiet(config: Config, db: Database, wake: Callable[[], None]) -> None
         wake()
 
 
-def _node(config: Config, archive: Archive, audit: Audit, supervisor: Supervisor) -> DicomNode:
+def _node(
+    config: Config, archive: Archive, audit: Audit, supervisor: Supervisor, metrics: Metrics
+) -> DicomNode:
     """The DICOM node, which does not listen yet."""
 
     def committed(uids: Sequence[str]) -> None:
@@ -281,7 +285,13 @@ def _node(config: Config, archive: Archive, audit: Audit, supervisor: Supervisor
             supervisor.wake()
 
     return DicomNode(
-        config.dicom, archive, host=config.dicom_host, audit=audit, on_committed=committed, on_report=reported
+        config.dicom,
+        archive,
+        host=config.dicom_host,
+        audit=audit,
+        on_committed=committed,
+        on_report=reported,
+        count=metrics.count,
     )
 
 

@@ -22,6 +22,18 @@ from sagittal.write.table import TABLES, check_table, prediction_row, write_rows
 from sagittal.write.terminology import read_terminology
 
 
+def check_output(output: str | Path | None) -> None:
+    """Stop before anything is loaded if the ending of the output is that of no table.
+
+    Raises
+    ------
+    ConfigError
+    """
+    path = None if output is None else Path(output)
+    if path is not None and path.suffix[1:].isalpha() and not path.is_dir():
+        check_table(path)
+
+
 def answer_requests(
     model: AnyModel,
     studies: str | Path | Iterable[str | Path],
@@ -105,9 +117,8 @@ class _Destination:
 
     @classmethod
     def of(cls, output: str | Path | None, formats: Iterable[str], kind: str) -> _Destination:
+        check_output(output)
         path = None if output is None else Path(output)
-        if path is not None and path.suffix[1:].isalpha() and not path.is_dir():
-            check_table(path)
         chosen = check_formats(tuple(formats), kind)
         into_folder = path is not None and kind in PLACE_KINDS and path.suffix.lower() not in TABLES
         if chosen and not into_folder:
