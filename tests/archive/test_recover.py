@@ -17,7 +17,8 @@ from sagittal.archive.receive import Receipt
 from sagittal.archive.recover import Recovered, recover
 from sagittal.database.connect import Database
 from sagittal.database.events import open_events, recent_events
-from sagittal.database.schema import instances, series
+from sagittal.database.queue import enqueue
+from sagittal.database.schema import instances, objects, results, series
 from sagittal.errors import ServeError
 
 Put = Callable[..., Receipt]
@@ -204,3 +205,29 @@ def test_what_was_acknowledged_is_there_after_a_kill_at_any_moment(tmp_path: Pat
     assert list(archive.incoming.iterdir()) == []
     archive.close()
     db.close()
+
+
+def test_files_of_results_that_nothing_names_are_deleted(archive: Archive, put: Put, make_object: Make) -> None:
+    """A kill after the file of a result was kept and before its row: it shows a patient, and no deletion finds it."""
+    study_id = put(make_object()).study_id
+    kept = {
+        name: archive.store_file(f"mask of {name}".encode(), ".nii.gz").path for name in ("object", "job", "nothing")
+    }
+    with archive.db.write() as c:
+        enqueue(c, "upload", "upload:1", {"files": [{"path": kept["job"]}]})
+        result = c.execute(
+            sa.insert(results)
+            .values(
+                study_id=study_id, model="m", version="1", checksum="0", inputs="0", state="answered", created_at=0.0
+            )
+            .returning(results.c.id)
+        ).scalar_one()
+        c.execute(
+            sa.insert(objects).values(
+                result_id=result, kind="mask", media_type="application/gzip", path=kept["object"], sha256="0", size=1
+            )
+        )
+    found = recover(archive)
+    there = {name: archive.path_of(path).is_file() for name, path in kept.items()}
+    assert there == {"object": True, "job": True, "nothing": False}
+    assert (found.unnamed, found.strays) == (1, 0)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import re
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +23,13 @@ from sagittal.archive.elements import find_elements
 from sagittal.archive.header import read_header
 from sagittal.archive.rows import Arrival
 from sagittal.database.events import report
-from sagittal.database.schema import conflicts, instances, objects
+from sagittal.database.schema import conflicts, instances, jobs, objects, results, reviews
 from sagittal.errors import ServeError
 
+#: A file of the archive in the text of a row.
+_NAMED = re.compile(r"files/[0-9]+/[0-9A-Za-z.-]+")
+#: Seconds for which a file without a row is left alone where several machines share the work.
+_SHARED_S = 86400.0
 #: Rows that are looked at after a start; the scheduled check looks at the others.
 _NEWEST = 4 * FOLDER_FILES
 
@@ -42,12 +48,15 @@ class Recovered:
         Files without rows that are not objects of the archive; left where they are.
     missing : int
         Rows whose file is not there; marked.
+    unnamed : int
+        Files of results that were interrupted before they had a row; deleted.
     """
 
     parts: int = 0
     orphans: int = 0
     strays: int = 0
     missing: int = 0
+    unnamed: int = 0
 
 
 def recover(archive: Archive) -> Recovered:
@@ -65,7 +74,8 @@ def recover(archive: Archive) -> Recovered:
         more, others = index_orphans(archive, name)
         orphans, strays = orphans + more, strays + others
     missing = _mark_missing(archive)
-    found = Recovered(parts, orphans, strays, missing)
+    unnamed = sum(delete_unnamed(archive, name) for name in archive.files.names()[-2:])
+    found = Recovered(parts, orphans, strays, missing, unnamed)
     with archive.db.write() as c:
         if parts or orphans:
             report(
@@ -140,6 +150,37 @@ def _adopt(archive: Archive, place: str) -> bool:
         return False
     archive.settle(Arrival(header, place, digest, size, "recovered"))
     return True
+
+
+def delete_unnamed(archive: Archive, name: str) -> int:
+    """Delete the files of one folder of results in other formats that nothing names: they show a patient, and no deletion
+    of a study would find them. Nothing is lost: the work that kept them is done again.
+
+    Parameters
+    ----------
+    name : str
+        Of the folder, such as ``"000001"``.
+
+    Returns
+    -------
+    int
+        How many there were.
+    """
+    folder = archive.files.path / name
+    # Where several machines share the work, another may just now keep what has no row yet.
+    youngest = time.time() - (0.0 if archive.db.dialect == "sqlite" else _SHARED_S)
+    with told():
+        there = {f"files/{name}/{entry.name}" for entry in os.scandir(folder) if entry.stat().st_mtime <= youngest}
+    with archive.db.read() as c:
+        left = there - places_in(c, f"files/{name}")
+        for column in (reviews.c.correction, jobs.c.outcome, jobs.c.payload, results.c.finding) if left else ():
+            text = sa.cast(column, sa.Text)
+            for value in c.execute(sa.select(text).where(text.contains(f"files/{name}/"))).scalars():
+                left -= set(_NAMED.findall(value))
+    for place in left:
+        with suppress(FileNotFoundError):
+            archive.path_of(place).unlink()
+    return len(left)
 
 
 def places_in(c: sa.Connection, folder: str) -> set[str]:
