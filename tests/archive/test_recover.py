@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sagittal.archive.archive import Archive, Limits
 from sagittal.archive.receive import Receipt
 from sagittal.archive.recover import Recovered, recover
+from sagittal.archive.refused import ArchiveFull
 from sagittal.database.connect import Database
 from sagittal.database.events import open_events, recent_events
 from sagittal.database.queue import enqueue
@@ -231,3 +232,10 @@ def test_files_of_results_that_nothing_names_are_deleted(archive: Archive, put: 
     there = {name: archive.path_of(path).is_file() for name, path in kept.items()}
     assert there == {"object": True, "job": True, "nothing": False}
     assert (found.unnamed, found.strays) == (1, 0)
+
+
+def test_a_file_of_a_result_that_the_disk_has_no_room_for_is_told(db: Database, tmp_path: Path) -> None:
+    full = Archive(db, tmp_path / "full", Limits(disk_reserve=2**60))
+    with pytest.raises(ArchiveFull, match="GiB are kept free"):
+        full.store_file(b"mask", ".nii.gz")
+    assert [one.code for one in open_events(db)] == ["disk-full"]

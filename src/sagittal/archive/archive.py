@@ -202,6 +202,13 @@ class Archive:
         """
         if not suffix.replace(".", "").isalnum() or not suffix.startswith("."):
             raise ServeError("the suffix of a file must be a dot and letters or digits")
+        try:
+            return self._store_file(data, suffix)
+        except ArchiveFull as error:
+            self.failed("result", error)
+            raise
+
+    def _store_file(self, data: bytes, suffix: str) -> Kept:
         digest = hashlib.sha256(data).hexdigest()
         part = self.incoming / f"{secrets.token_hex(16)}.part"
         with told():
