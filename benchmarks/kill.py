@@ -68,6 +68,7 @@ def run(
     seed: int = 0,
     size: int = 64,
     longest_s: float = 20.0,
+    silence_s: float = 4.0,
     tell: bool = False,
 ) -> Outcome:
     """Kill, and check."""
@@ -81,7 +82,7 @@ def run(
     tables = {
         "destination": [orthanc.destination()],
         "model": models,
-        "completeness": {"silence": "4s"},
+        "completeness": {"silence": f"{silence_s}s"},
         "dicom": {"idle": "20s"},
     }
     service = Service(folder / "service", tables, dicom_port=orthanc.sagittal_port)

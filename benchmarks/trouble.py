@@ -91,14 +91,14 @@ class Ward:
         until(lambda: self.service.rows(sure) == [(self.sent,)], seconds, f"{self.sent} results are confirmed")
         return time.monotonic() - began
 
-    def event(self, code: str, *, over: bool = False, seconds: float = 60.0) -> dict[str, Any]:
-        """Wait for an event in the administrator's list, or for its end."""
+    def event(self, code: str, *, over: bool | None = None, seconds: float = 60.0) -> dict[str, Any]:
+        """Wait for an event in the administrator's list; with `over` true for its end, false for one that lasts."""
 
         def look() -> dict[str, Any] | None:
             found = self.service.events().get(code)
-            return found if found is not None and (not over or found["over_at"]) else None
+            return found if found is not None and over in {None, bool(found["over_at"])} else None
 
-        found: dict[str, Any] = until(look, seconds, f"the list says {code}{' is over' if over else ''}", 0.2)
+        found: dict[str, Any] = until(look, seconds, f"the list tells of {code}, over: {over}", 0.2)
         return found
 
     def tell(self, name: str, words: str) -> None:
@@ -260,11 +260,7 @@ def disk_full(ward: Ward) -> None:
     time.sleep(2.0)
     fill(ballast, ward.disk, leave=2 * 2**20)
     ward.service.call("/api/queue", {"paused": False})
-    until(
-        lambda: ward.service.rows("select 1 from jobs where kind = 'answer' and error != ''"),
-        60,
-        "the answer is not kept",
-    )
+    ward.event("disk-full", over=False)
     ballast.unlink()
     took = ward.answered()
     ward.tell("disk full while a model answers", f"answered and delivered {took:.1f} s after it had room")
