@@ -153,8 +153,11 @@ def renamed(files: list[bytes], number: int) -> list[bytes]:
 
 def message(files: list[bytes]) -> bytes:
     """A STOW of all."""
-    head = b"--boundary\r\nContent-Type: application/dicom\r\n\r\n"
-    return b"".join(piece for file in files for piece in (head, file, b"\r\n")) + b"--boundary--\r\n"
+    head = b"--0f3cf5c0-70e0-41ef-baef-c6f9f65ec3e1\r\nContent-Type: application/dicom\r\n\r\n"
+    return (
+        b"".join(piece for file in files for piece in (head, file, b"\r\n"))
+        + b"--0f3cf5c0-70e0-41ef-baef-c6f9f65ec3e1--\r\n"
+    )
 
 
 def start_ours(folder: Path) -> Server:
@@ -205,7 +208,7 @@ def measure(server: Server, files: list[bytes], number: int, searches: int) -> d
     study, series = f"{ROOT}.{number}.1", f"{ROOT}.{number}.2"
     mine = renamed(files, number)
     body = message(mine)
-    content_type = 'multipart/related; type="application/dicom"; boundary=boundary'
+    content_type = 'multipart/related; type="application/dicom"; boundary=0f3cf5c0-70e0-41ef-baef-c6f9f65ec3e1'
     status, answer, stow_s = server.ask("POST", "/studies", body, **{"Content-Type": content_type})
     kept = json.loads(answer)
     assert status == 200, (server.name, status, answer[:300])

@@ -3,7 +3,7 @@
     python benchmarks/predict_now.py
     python benchmarks/predict_now.py --torchserve ~/ts/bin/torchserve --callers 16
 
-The network is the same in all: as Sagittal's package, and traced for TorchServe, whose handler decodes the picture, scales
+The network is what the planner takes for pictures of 32 pixels, and the same in all: as Sagittal's package, and traced for TorchServe, whose handler decodes the picture, scales
 it, runs the network and takes a softmax. Sagittal's answer also holds the calibrated probability, the conformal set and the
 gate's verdict, and stands in the audit trail when it goes out. The bare model is the same call in one process, without a
 network between. Callers are threads of this process with a connection each that stays open; rounds are interleaved.
@@ -105,7 +105,7 @@ def make_model(path: Path, side: int, width: int) -> Any:
     plan = Plan(
         scheme=LabelScheme("binary", ("no", "yes"), target="made-up"),
         input=InputPlan(dimensions=2, modality="XC", unit="1", channels=3),
-        network=NetworkPlan(name="resnet-small", width=width, depth=(2, 2, 2)),
+        network=NetworkPlan(name="resnet-small", width=width, depth=(1, 1, 1)),
         prepare=PreparePlan(
             size=(side, side), clip=(0.0, 255.0), offset=(0.0, 0.0, 0.0), scale=(255.0, 255.0, 255.0), store="uint8"
         ),
@@ -233,8 +233,8 @@ def bare_times(package: Path, picture: bytes, count: int) -> list[float]:
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=64)
-    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--side", type=int, default=32)
+    parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--count", type=int, default=300, help="pictures, one after the other")
     parser.add_argument("--callers", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=5.0)

@@ -26,6 +26,7 @@ from sagittal.deliver.destinations import parse_destination
 from sagittal.errors import SagittalError
 from sagittal.jobs.queue import models_off, switch_model
 from sagittal.serve.config import to_values
+from sagittal.serve.inference_protocol import switched_off
 from sagittal.serve.page_rows import iso, job_row
 from sagittal.serve.reach import reach
 from sagittal.serve.security import Caller, allow
@@ -87,6 +88,7 @@ def switch(request: Request, caller: Operator, name: str, given: Switch) -> dict
     if name not in {model.name for model in service.pool.models}:
         raise HTTPException(404, "there is no such model")
     switch_model(service.db, name, given.on, by=caller.name)
+    switched_off(request.app).forget()
     service.supervisor.wake()
     _settings(request, caller, what="model", model=name, on=given.on)
     return {"name": name, "on": given.on}

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, HTTPException, Path, Request
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Path, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
@@ -24,6 +25,7 @@ from sagittal.jobs.worker import AnswerError
 from sagittal.serve.security import Caller, allow, anyone
 
 if TYPE_CHECKING:
+    from sagittal.database.connect import Database
     from sagittal.serve.service import Service
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
@@ -66,7 +68,36 @@ _INFER: dict[str, Any] = {
 }
 
 
-def model_named(service: Service, name: str, version: str = "") -> ServedModel:
+class SwitchedOff:
+    """Names of the models that are switched off, asked of the database once a second at most."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._known: tuple[float, frozenset[str]] = (-1.0, frozenset())
+
+    def names(self) -> frozenset[str]:
+        """As they were within the last second."""
+        at, names = self._known
+        now = time.monotonic()
+        if at < 0 or now - at > 1.0:
+            names = models_off(self._db)
+            self._known = (now, names)
+        return names
+
+    def forget(self) -> None:
+        """One of them was switched."""
+        self._known = (-1.0, frozenset())
+
+
+def switched_off(app: FastAPI) -> SwitchedOff:
+    """The one of an application."""
+    if getattr(app.state, "switched_off", None) is None:
+        app.state.switched_off = SwitchedOff(app.state.service.db)
+    found: SwitchedOff = app.state.switched_off
+    return found
+
+
+def model_named(app: FastAPI, name: str, version: str = "") -> ServedModel:
     """A model by name and version.
 
     Raises
@@ -75,10 +106,10 @@ def model_named(service: Service, name: str, version: str = "") -> ServedModel:
         404 if there is none, 503 if it is switched off.
     """
     try:
-        model = service.pool.find(name, version)
+        model: ServedModel = app.state.service.pool.find(name, version)
     except ConfigError as error:
         raise HTTPException(404, str(error)) from error
-    if model.name in models_off(service.db):
+    if model.name in switched_off(app).names():
         raise HTTPException(503, f"the model '{model.name}' is switched off")
     return model
 
@@ -117,13 +148,13 @@ def version_metadata(request: Request, _: Sender, name: Name, version: Name) -> 
 @router.get("/models/{name}/ready")
 def model_ready(request: Request, _: Sender, name: Name) -> Response:
     """Whether a model can be asked: it is loaded, or is loaded when it is asked."""
-    return _ready(request.app.state.service, name)
+    return _ready(request.app, name)
 
 
 @router.get("/models/{name}/versions/{version}/ready")
 def version_ready(request: Request, _: Sender, name: Name, version: Name) -> Response:
     """Whether one version of a model can be asked."""
-    return _ready(request.app.state.service, name, version)
+    return _ready(request.app, name, version)
 
 
 def _metadata(service: Service, name: str, version: str = "") -> dict[str, Any]:
@@ -135,9 +166,9 @@ def _metadata(service: Service, name: str, version: str = "") -> dict[str, Any]:
     return {**describe_tensors(model), "versions": versions}
 
 
-def _ready(service: Service, name: str, version: str = "") -> Response:
-    model = model_named(service, name, version)
-    states = {one["version"]: one["state"] for one in service.pool.states() if one["name"] == model.name}
+def _ready(app: FastAPI, name: str, version: str = "") -> Response:
+    model = model_named(app, name, version)
+    states = {one["version"]: one["state"] for one in app.state.service.pool.states() if one["name"] == model.name}
     ready = states.get(model.version) != "failed"
     return JSONResponse({"name": model.name, "ready": ready}, 200 if ready else 503)
 
@@ -156,7 +187,7 @@ async def infer_version(request: Request, caller: Sender, name: Name, version: N
 
 async def _infer(request: Request, caller: Caller, name: str, version: str = "") -> Response:
     service: Service = request.app.state.service
-    model = await run_in_threadpool(model_named, service, name, version)
+    model = await run_in_threadpool(model_named, request.app, name, version)
     body = await request.body()
     try:
         asked, tensors = read_request(body, request.headers.get(_LENGTH))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Depends, HTTPException, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from sagittal.archive.refused import ArchiveFull, Refused, record_refusal
@@ -20,10 +20,9 @@ from sagittal.database.schema import jobs, results, studies
 from sagittal.errors import ReadError
 from sagittal.jobs.packages import ServedModel
 from sagittal.jobs.predict_now import MOST_BYTES, Busy
-from sagittal.jobs.queue import models_off
 from sagittal.jobs.worker import AnswerError, WorkerEnded
 from sagittal.serve.file_streams import in_thread
-from sagittal.serve.inference_protocol import model_named
+from sagittal.serve.inference_protocol import model_named, switched_off
 from sagittal.serve.media_types import parse_media_type
 from sagittal.serve.multipart import MultipartReader, PartBegin, PartData
 from sagittal.serve.page_rows import iso
@@ -80,8 +79,7 @@ async def predict(
     files that name a `model` are answered by it as a job, and not kept. DICOM that names none goes into the archive, where
     the rules choose. 202 comes with the job's address.
     """
-    service: Service = request.app.state.service
-    chosen = await in_thread(model_named, service, model, version) if model else await in_thread(_only_instant, service)
+    chosen = await in_thread(model_named, request.app, model, version) if model else await _only_instant(request.app)
     name, parameters = parse_media_type(request.headers.get("content-type", ""))
     length = request.headers.get("content-length", "")
     size = int(length) if length.isdigit() and len(length) < 12 else MOST_BYTES + 1
@@ -116,11 +114,13 @@ def _room(request: Request, size: int) -> Iterator[None]:
         state.bodies -= size
 
 
-def _only_instant(service: Service) -> ServedModel | None:
-    """The one model that answers pictures at once, where there is one and only one."""
-    off = models_off(service.db)
-    found = [one for one in service.pool.models if one.instant and one.answers and one.name not in off]
-    return found[0] if len(found) == 1 and len(service.pool.models) == 1 else None
+async def _only_instant(app: FastAPI) -> ServedModel | None:
+    """The one model that answers pictures at once, where the service has one model and it does."""
+    models = app.state.service.pool.models
+    if len(models) != 1 or not (models[0].instant and models[0].answers):
+        return None
+    only: ServedModel = models[0]
+    return None if only.name in await in_thread(switched_off(app).names) else only
 
 
 def _only_file(body: bytes, boundary: str) -> bytes:

@@ -34,7 +34,7 @@ T = TypeVar("T")
 #: A part up to this length is handed to the archive in one go; a longer one piece by piece as it comes.
 _SMALL = 2**20
 #: Parts that are made safe at the same time, so that they share flushes of the disk.
-_AT_ONCE = 12
+_AT_ONCE = 32
 #: Bytes of a part that are looked at before it is safe: its file meta information, and which study it is of.
 _HEAD = 65536
 #: Instances of one message.

@@ -158,11 +158,10 @@ def test_what_the_model_cannot_answer_is_an_error_in_words(skin: Any) -> None:
     assert post(skin, content=b"").status_code == 400
     assert post(skin, role="reader", content=PNG).status_code == 403
     assert post(skin, query="?urgency=9", content=PNG).status_code == 422
-    skin.service.queue.pause(False, by="x")
-    from sagittal.jobs.queue import switch_model
-
-    switch_model(skin.service.db, "skin", False, by="x")
-    assert post(skin, query="?model=skin", content=PNG).status_code == 503
+    for on, status in ((False, 503), (True, 200)):
+        turned = httpx.post(f"{skin.url}/api/models/skin/switch", json={"on": on}, headers=skin.headers())
+        assert turned.status_code == 200
+        assert post(skin, query="?model=skin", content=PNG).status_code == status
 
 
 def test_a_busy_model_turns_callers_away(skin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
