@@ -7,10 +7,10 @@ const SVG = "http://www.w3.org/2000/svg";
  * @param {string} tag
  * @param {Record<string, any>} [attributes] `true` sets an empty attribute; false, null and undefined leave it out.
  * @param {...(Node|string|number|null|undefined|false)} children
- * @returns {HTMLElement}
+ * @returns {any} an HTMLElement of that kind
  */
 export function el(tag, attributes = {}, ...children) {
-  return /** @type {HTMLElement} */ (fill(document.createElement(tag), attributes, children));
+  return fill(document.createElement(tag), attributes, children);
 }
 
 /**
@@ -48,7 +48,8 @@ function fill(node, attributes, children) {
  * @param {...(Node|string|null|undefined|false)} children
  */
 export function refill(parent, ...children) {
-  parent.replaceChildren(...children.filter((child) => child instanceof Node || (typeof child === "string" && child !== "")));
+  const shown = children.filter((child) => child instanceof Node || (typeof child === "string" && child !== ""));
+  parent.replaceChildren(.../** @type {(Node|string)[]} */ (shown));
 }
 
 /**

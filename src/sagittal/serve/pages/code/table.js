@@ -7,7 +7,7 @@ import { t } from "./text.js";
  * @typedef {object} Column
  * @property {string} title
  * @property {(row: any) => any} cell text, a node, or several of them
- * @property {"right"|"long"|"number"|""} [kind]
+ * @property {string} [kind] "right", "number" or "long"
  */
 
 /**

@@ -18,6 +18,7 @@ export class BoxTool {
     this.cursor = "crosshair";
     this.label = "";
     this.colour = [86, 180, 233];
+    /** @type {any} what is held: a box, and which of its sides */
     this.grip = null;
     /** @type {string[]} */
     this.past = [];

@@ -160,8 +160,9 @@ export class NiivueViewer {
   setCursor(voxel) {
     const [image] = this.nv.volumes;
     const mm = this.source.volume.affine.slice(0, 3).map((row) => row[0] * voxel[0] + row[1] * voxel[1] + row[2] * voxel[2] + row[3]);
-    this.nv.scene.crosshairPos = image.convertMM2Frac(mm);
+    this.nv.scene.crosshairPos = image.convertMM2Frac(mm, true); // by the exact affine: the other way is off for tilted ones
     this.nv.drawScene();
+    this.told.moved?.(this);
   }
 
   reset() {
@@ -258,8 +259,8 @@ export class NiivueViewer {
       for (let k = low[2]; k <= high[2]; k += 1) {
         for (let j = low[1]; j <= high[1]; j += 1) {
           for (let i = low[0]; i <= high[0]; i += 1) {
-            const sides = (i === low[0] || i === high[0]) + (j === low[1] || j === high[1]) + (k === low[2] || k === high[2]);
-            if (sides) data[i + ni * (j + nj * k)] = value;
+            const side = i === low[0] || i === high[0] || j === low[1] || j === high[1] || k === low[2] || k === high[2];
+            if (side) data[i + ni * (j + nj * k)] = value;
           }
         }
       }
@@ -303,7 +304,7 @@ export async function loadNiivue() {
   const probe = document.createElement("canvas");
   if (!probe.getContext("webgl2")) return null;
   try {
-    return await import("/viewer/niivue/index.js");
+    return await import(/** @type {any} */ ("/viewer/niivue/index.js"));
   } catch {
     return null;
   }

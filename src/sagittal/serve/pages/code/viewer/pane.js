@@ -288,7 +288,7 @@ export class Pane {
     const old = this.fingers.get(event.pointerId) ?? [event.clientX, event.clientY];
     this.fingers.set(event.pointerId, [event.clientX, event.clientY]);
     const after = [...this.fingers.values()];
-    const apart = ([a, b]) => Math.hypot(a[0] - b[0], a[1] - b[1]);
+    const apart = (/** @type {any} */ [a, b]) => Math.hypot(a[0] - b[0], a[1] - b[1]);
     const box = this.canvas.getBoundingClientRect();
     const ratio = this.canvas.width / Math.max(1, box.width);
     this.pan[0] += ((event.clientX - old[0]) / 2) * ratio;

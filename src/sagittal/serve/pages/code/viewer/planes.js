@@ -57,6 +57,7 @@ export function orientation(affine) {
  */
 export function planesOf(volume) {
   const { axis, sign } = orientation(volume.affine);
+  /** @type {any} */
   const made = {};
   for (const [name, view] of Object.entries(VIEWS)) {
     const [across, down, through] = [axis[view.across], axis[view.down], axis[view.through]];

@@ -26,6 +26,11 @@ export class Stage {
     this.layout = "";
     this.asked = 0;
     this.loaded = Promise.resolve();
+    /** @type {(() => void)|null} called when overlays were switched by key */
+    this.changed = null;
+    /** @type {[any, boolean][]|null} what was on before all overlays were hidden */
+    this.hidden = null;
+    this.shownReview = null;
     this.series = null;
     byId("cine").addEventListener("click", () => this.cine());
     byId("scrub").addEventListener("input", (event) => this.scrub(Number(event.target.value)));
