@@ -111,8 +111,10 @@ class Index:
         """The rows of some arrivals, all in one transaction that is flushed to the disk."""
         try:
             return self._add(arrivals)
-        except sa.exc.IntegrityError:  # a study that is remembered was deleted meanwhile
-            self.forget()
+        except sa.exc.DBAPIError as error:
+            if not _broke_a_rule(error):
+                raise
+            self.forget()  # a study that is remembered was deleted meanwhile
             return self._add(arrivals)
 
     def _add(self, arrivals: list[Arrival]) -> list[Indexed]:
@@ -312,6 +314,13 @@ def search_text(name: str, patient_id: str, accession: str) -> str:
     # Cut so that it fits into an index of PostgreSQL, which takes 2,700 bytes.
     parts = (f"={forms[:300]}=", fold(patient_id)[:128].replace("|", " "), fold(accession)[:128].replace("|", " "))
     return "|".join((*parts, ""))
+
+
+def _broke_a_rule(error: sa.exc.DBAPIError) -> bool:
+    """Whether a row named another that is not there, or the like (class 23 of SQLSTATE, which drivers tell differently)."""
+    said = error.orig.args[0] if error.orig is not None and error.orig.args else None
+    state = said.get("C", "") if isinstance(said, dict) else getattr(error.orig, "sqlstate", "")
+    return isinstance(error, sa.exc.IntegrityError) or str(state or "").startswith("23")
 
 
 def _problem(held: _Series, header: Header) -> str:

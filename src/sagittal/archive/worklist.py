@@ -205,7 +205,7 @@ def _mentions(word: str) -> sa.ColumnElement[bool]:
 
 def _counts(c: sa.Connection, where: Sequence[sa.ColumnElement[bool]]) -> dict[str, int]:
     # Grouped by what is no column, or SQLite walks the index of the status and reads the table for each of the others.
-    status = studies.c.status if len(where) == 1 else studies.c.status.concat("")
+    status = studies.c.status if len(where) == 1 else studies.c.status.concat(sa.literal_column("''"))
     found = c.execute(sa.select(status, sa.func.count()).where(*where).group_by(status))
     return {status: int(count) for status, count in found}
 
