@@ -29,6 +29,12 @@ def pins() -> dict[str, str]:
     }
 
 
+def roots_of(extra: str) -> list[str]:
+    """What an extra asks for beside Sagittal's other extras, which are looked at by themselves."""
+    lines = PROJECT["dependencies"] if not extra else EXTRAS[extra]
+    return [line for line in lines if requirements.Requirement(line).name != "sagittal"]
+
+
 def closure(roots: list[str]) -> dict[str, Distribution]:
     """Everything that these requirements bring with them in this environment."""
     todo = [requirements.Requirement(root) for root in roots]
@@ -70,7 +76,7 @@ def test_ranges_leave_room() -> None:
 @pytest.mark.parametrize("extra", ["", *EXTRAS])
 def test_every_requirement_is_pinned_and_its_pin_fits(extra: str) -> None:
     pinned = pins()
-    for line in PROJECT["dependencies"] if not extra else EXTRAS[extra]:
+    for line in roots_of(extra):
         wanted = requirements.Requirement(line)
         version = pinned.get(str(utils.canonicalize_name(wanted.name)))
         assert version is not None, f"constraints.txt lacks {wanted.name}"
@@ -79,7 +85,7 @@ def test_every_requirement_is_pinned_and_its_pin_fits(extra: str) -> None:
 
 @pytest.mark.parametrize("extra", ["", *EXTRAS])
 def test_everything_that_comes_along_is_pinned(extra: str) -> None:
-    roots = PROJECT["dependencies"] if not extra else EXTRAS[extra]
+    roots = roots_of(extra)
     try:
         found = closure(roots)
     except PackageNotFoundError as error:
@@ -91,7 +97,7 @@ def test_torchvision_does_not_come_along() -> None:
     """Its only build for some systems needs CUDA libraries, and its mere presence breaks other packages there."""
     assert "torchvision" not in pins()
     try:
-        found = closure([part for parts in EXTRAS.values() for part in parts] + PROJECT["dependencies"])
+        found = closure([part for extra in ("", *EXTRAS) for part in roots_of(extra)])
     except PackageNotFoundError as error:
         pytest.skip(f"not every extra is installed: {error}")
     assert "torchvision" not in found
@@ -122,7 +128,7 @@ def licence(package: Distribution) -> str:
 
 @pytest.mark.parametrize("extra", ["", *EXTRAS])
 def test_licences_are_permissive(extra: str) -> None:
-    roots = PROJECT["dependencies"] if not extra else EXTRAS[extra]
+    roots = roots_of(extra)
     try:
         found = closure(roots)
     except PackageNotFoundError as error:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from pydicom.dataset import Dataset
 
 from sagittal.archive.archive import Archive, Limits
@@ -86,7 +87,7 @@ def run_postgresql(folder: Path) -> Iterator[str]:
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    pytest.importorskip("psycopg")
+    pytest.importorskip("pg8000")
     run: dict[str, Any] = {
         "capture_output": True,
         "timeout": 60,
@@ -105,7 +106,7 @@ def run_postgresql(folder: Path) -> Iterator[str]:
         **{**run, "capture_output": False},
     )
     try:
-        yield f"postgresql+psycopg://sagittal@/postgres?host={folder}"
+        yield f"postgresql+pg8000://sagittal@/postgres?unix_sock={folder}/.s.PGSQL.5432"
     finally:
         subprocess.run([control, "-D", data, "-m", "immediate", "stop"], check=True, **run)
 
@@ -121,12 +122,13 @@ def postgresql() -> Iterator[str]:
 
 def new_database(url: str, name: str) -> str:
     """Make an empty database beside the one of `url`; its URL."""
-    import psycopg
-
-    plain = url.replace("+psycopg", "")
-    with psycopg.connect(plain, autocommit=True) as c:
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as c:
         # Sorted as people of a language sort, as many servers are: not byte by byte.
-        c.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'en-US'")
+        c.exec_driver_sql(
+            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'en-US'"
+        )
+    engine.dispose()
     return url.replace("/postgres?", f"/{name}?")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("psycopg")
+pytest.importorskip("pg8000")
 
 from sagittal.database.connect import Database
 from sagittal.errors import ConfigError

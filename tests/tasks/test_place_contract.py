@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -211,7 +212,7 @@ def test_a_task_goes_from_stored_truth_to_evidence(task: PlaceTask, tmp_path):
 
 def feed(collector: Collector, answer: np.ndarray, cuts: list[int]) -> None:
     """Hand an answer over in pieces; the array changes after each call, as the contract allows."""
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in itertools.pairwise(cuts):
         piece = answer[:, start:end].copy()
         collector.add(start, piece)
         piece[:] = np.nan

@@ -79,7 +79,7 @@ class Database:
         Parameters
         ----------
         url : str
-            ``sqlite:///path`` or ``postgresql+psycopg://user:password@host/name``.
+            ``sqlite:///path`` or ``postgresql+pg8000://user:password@host/name``.
         create : bool
             Whether an empty database gets its tables and an older one is upgraded; refused otherwise.
         wait_s : float
@@ -225,12 +225,12 @@ def _engines(url: str, create: bool) -> tuple[sa.Engine, sa.Engine]:
         parsed = sa.engine.make_url(url)
     except sa.exc.ArgumentError as error:
         raise ConfigError(
-            "the database's URL cannot be read: write sqlite:///path or postgresql+psycopg://..."
+            "the database's URL cannot be read: write sqlite:///path or postgresql+pg8000://..."
         ) from error
     # Never a statement's parameters in an error: they hold patients' names.
     hidden: dict[str, Any] = {"hide_parameters": True, "pool_size": 8, "max_overflow": 24, "pool_timeout": WAIT_S}
     if parsed.get_backend_name() == "postgresql":
-        engine = sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, **hidden)
+        engine = sa.create_engine(parsed.set(drivername="postgresql+pg8000"), pool_pre_ping=True, **hidden)
         return engine, engine
     if parsed.get_backend_name() != "sqlite":
         kind = parsed.get_backend_name()
@@ -268,16 +268,22 @@ def _is_busy(error: DBAPIError) -> bool:
     return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _BUSY
 
 
+def _sqlstate(error: DBAPIError) -> str:
+    """The SQLSTATE that PostgreSQL gave (appendix A of its manual); empty where there is none."""
+    given = error.orig.args[0] if error.orig is not None and error.orig.args else None
+    return str(given.get("C", "")) if isinstance(given, dict) else ""
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     """What the database says of locks and full disks, as our own errors."""
     try:
         yield
-    except OperationalError as error:
+    except DBAPIError as error:  # of PostgreSQL any error of its server, told apart by its SQLSTATE
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
         if code in _BUSY:
             raise ServeError("the database stayed locked by another process: nothing was changed; try again") from error
-        if code == sqlite3.SQLITE_FULL or getattr(error.orig, "sqlstate", "") == "53100":
+        if code == sqlite3.SQLITE_FULL or _sqlstate(error) == "53100":
             raise ResourceError("the disk of the database is full: nothing was changed; free some space") from error
         if code == sqlite3.SQLITE_IOERR:
             raise ResourceError(

@@ -17,8 +17,8 @@ from sagittal.protect.passwords import check_password
 from sagittal.protect.secret import fingerprint, make_secret
 from sagittal.protect.users import User, add_user, administrators, change_user, find_user
 
-FIRST, SET_PASSWORD = "first-administrator", "set-password"
-_LASTS_S = {FIRST: 24 * 3600.0, SET_PASSWORD: 7 * 24 * 3600.0}
+FIRST, RENEW = "first-administrator", "set-password"
+_LASTS_S = {FIRST: 24 * 3600.0, RENEW: 7 * 24 * 3600.0}
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def make_link(db: Database, user_id: int | None = None) -> str:
     user_id : int, optional
         Whose password it sets; where not given, it makes the first administrator.
     """
-    purpose = FIRST if user_id is None else SET_PASSWORD
+    purpose = FIRST if user_id is None else RENEW
     secret = make_secret()
     with db.write() as connection:
         connection.execute(delete(table).where(table.c.purpose == purpose, table.c.user_id == user_id))
@@ -69,7 +69,7 @@ def find_link(db: Database, secret: str) -> Link | None:
     if row.purpose == FIRST:
         return Link(FIRST) if administrators(db) == 0 else None
     user = find_user(db, row.user_id)
-    return Link(SET_PASSWORD, user) if user is not None and user.active else None
+    return Link(RENEW, user) if user is not None and user.active else None
 
 
 def use_link(db: Database, secret: str, password: str, name: str = "") -> User:

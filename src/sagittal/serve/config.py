@@ -19,7 +19,6 @@ from sagittal.errors import ConfigError, nearest
 from sagittal.jobs.rules import ModelEntry
 from sagittal.serve.settings import Problems, read_table
 from sagittal.serve.tables import (
-    LANGUAGES,
     Access,
     Completeness,
     Dicom,
@@ -35,8 +34,6 @@ from sagittal.serve.tables import (
 )
 
 __all__ = [
-    "LANGUAGES",
-    "PREFIX",
     "Access",
     "Completeness",
     "Config",

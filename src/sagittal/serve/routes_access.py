@@ -16,7 +16,6 @@ from sagittal.protect.links import find_link, use_link
 from sagittal.protect.oidc import Refusal, admit
 from sagittal.protect.sessions import end_session, start_session
 from sagittal.protect.users import User, change_user, find_user, log_in, plain_name
-from sagittal.serve.config import LANGUAGES
 from sagittal.serve.security import (
     SAFE,
     AnyUser,
@@ -26,6 +25,7 @@ from sagittal.serve.security import (
     session_cookie,
     set_cookie,
 )
+from sagittal.serve.tables import LANGUAGES
 
 if TYPE_CHECKING:
     from sagittal.serve.service import Service
@@ -152,7 +152,11 @@ def change_me(request: Request, response: Response, caller: AnyUser, body: Chang
     changed = change_user(service.db, user.id, language=body.language, password=body.password)
     if body.password is not None:
         service.audit.record(
-            caller.name, "users", role=caller.role, address=caller.address, details={"user": user.id, "password": "new"}
+            caller.name,
+            "users",
+            role=caller.role,
+            address=caller.address,
+            details={"user": user.id, "what": "password"},
         )
         return _enter(service, request, response, changed, "password")
     return {"status": "done"}

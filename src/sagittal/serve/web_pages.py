@@ -22,13 +22,13 @@ from starlette.responses import FileResponse, RedirectResponse
 
 from sagittal.errors import ServeError
 from sagittal.serve.security import Caller, allow, anyone
+from sagittal.serve.tables import LANGUAGES
 from sagittal.serve.viewer import OHIF_POLICY, Viewer, find_viewers, viewers_folder
 
 if TYPE_CHECKING:
     from sagittal.serve.service import Service
 
 FOLDER = Path(__file__).with_name("pages")
-LANGUAGES = ("en", "zh")
 #: Addresses of pages and their files.
 PAGES = {
     "/": "worklist",
