@@ -175,6 +175,19 @@ def test_an_object_that_arrives_while_its_study_is_deleted_stays(
     assert len(find(archive.db, "instance", {})) == 1
 
 
+def test_a_start_deletes_objects_that_no_result_names(
+    archive: Archive, put: Put, make_object: Make, answered: Receipt
+) -> None:
+    """A kill after the object was kept and before its result was: viewers would show it, and nobody could say what it is."""
+    before, there = counts(archive.db), files(archive)
+    archive.store_result(pydicom.dcmread(io.BytesIO(make_object(SeriesInstanceUID="1.10", Modality="SEG"))))
+    assert counts(archive.db) != before
+    assert finish_deletions(archive, lambda *_: None) == []
+    assert counts(archive.db) == before
+    assert files(archive) == there
+    put(make_object(SeriesInstanceUID="1.10", Modality="SEG"))  # and it can be made again
+
+
 def test_deleted_results_leave_the_study(archive: Archive, answered: Receipt) -> None:
     before = files(archive)
     deleted = delete_results(archive, answered.study_id, lambda *a: None)

@@ -201,6 +201,34 @@ def test_a_lost_lease_keeps_nothing(
     assert rows(db, results) == []
     assert rows(db, objects) == []
     assert list(answer._spool.iterdir()) == []
+    assert [row["source"] for row in rows(db, instances)] == ["test"]  # the image alone
+
+
+def test_what_was_kept_for_a_lost_lease_is_deleted(
+    db: Database,
+    queue: Queue,
+    archive: Archive,
+    answer: AnswerJob,
+    chosen: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """New images came just when the files were kept: no viewer may show an answer about the old ones without its result."""
+    job = queue.lease(["answer"])
+    assert job is not None
+    hold_in = queue.hold_in
+
+    def too_late(c: sa.Connection, given: Any) -> None:
+        assert len(rows(db, instances)) == 2  # it was kept
+        raise LeaseLostError("gone")
+
+    monkeypatch.setattr(queue, "hold_in", too_late)
+    before = sorted(path for path in archive.folder.rglob("*") if path.is_file())
+    with pytest.raises(LeaseLostError):
+        answer(Work(job))
+    monkeypatch.setattr(queue, "hold_in", hold_in)
+    assert sorted(path for path in archive.folder.rglob("*") if path.is_file()) == before
+    assert [row["source"] for row in rows(db, instances)] == ["test"]
+    assert standing(db, chosen)["instance_count"] == 1
 
 
 def test_the_result_that_is_there_is_not_made_again(

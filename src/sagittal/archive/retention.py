@@ -35,6 +35,8 @@ What = Literal["originals", "results"]
 When = Literal["always", "reviewed", "delivered"]
 #: Who is told of each deletion: the study's row, and what was deleted, for the audit trail.
 Record = Callable[[int, dict[str, Any]], None]
+#: Seconds for which an object without a result is left alone where several machines share the work.
+_SHARED_S = 86400.0
 #: Studies that one call deletes.
 _AT_ONCE = 100
 
@@ -137,7 +139,8 @@ def _due(archive: Archive, rule: Keep, now: float) -> Sequence[int]:
 
 
 def finish_deletions(archive: Archive, record: Record) -> list[Deleted]:
-    """Finish what a crash interrupted; to be called when the service starts."""
+    """Finish what a crash interrupted, deletions and results; to be called when the service starts."""
+    delete_loose(archive)
     with archive.db.read() as c:
         begun = c.execute(sa.select(studies.c.id).where(studies.c.deleted_at.is_not(None))).scalars().all()
     return [delete_study(archive, study_id, record, why="finished after an interruption") for study_id in begun]
@@ -223,6 +226,44 @@ def delete_results(archive: Archive, study_id: int, record: Record, *, why: str 
     deleted = Deleted(study_id, False, len(ids), len(result_ids), len(places), sum(places.values()))
     record(study_id, deleted.details(why, "done"))
     return deleted
+
+
+def delete_loose(archive: Archive, ids: Sequence[int] | None = None) -> int:
+    """Delete objects that Sagittal made for results which were never kept, as the work was interrupted or its study has
+    other images now: viewers would show them, and no result says what they are.
+
+    Parameters
+    ----------
+    ids : sequence of int, optional
+        Of instances; all that no result names where left out, which is for a start.
+
+    Returns
+    -------
+    int
+        How many there were.
+    """
+    named = sa.select(objects.c.instance_id).where(objects.c.instance_id.is_not(None))
+    loose = sa.and_(instances.c.source == "result", instances.c.id.not_in(named))
+    if ids is not None:
+        loose = sa.and_(loose, instances.c.id.in_(list(ids)))
+    elif archive.db.dialect != "sqlite":  # another machine may just now keep the result that names them
+        loose = sa.and_(loose, instances.c.arrived_at < time.time() - _SHARED_S)
+    found = (
+        sa.select(instances.c.id, instances.c.path, series.c.study_id)
+        .join(series, series.c.id == instances.c.series_id)
+        .where(loose)
+    )
+    with archive.db.read() as c:  # mostly there is none
+        if c.execute(found.limit(1)).first() is None:
+            return 0
+    with archive.db.write() as c:
+        rows = c.execute(found).all()
+        _delete_instances(c, [row.id for row in rows])
+        for study_id in sorted({row.study_id for row in rows}):
+            _delete_empty(c, study_id, keep=True)
+    _unlink(archive, [row.path for row in rows])
+    archive.forget()
+    return len(rows)
 
 
 def _members(c: sa.Connection, study_id: int, source: str | None = None) -> Sequence[tuple[int, str, int]]:

@@ -2,11 +2,12 @@
 
 The files of a result are made safe first, each under a name of its own hash; then one transaction writes the result, its
 objects, the study's standing and the deliveries, and finishes the job. A process that ends in between leaves files that no
-row names, which the archive's check finds, and a job that is done again: the objects are the same then, by their UIDs.
+row names, which the next start deletes, and a job that is done again: the objects are the same then, by their UIDs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from sagittal.archive.archive import Archive
+from sagittal.archive.retention import delete_loose
 from sagittal.database.queue import enqueue
 from sagittal.database.schema import deliveries, instances, jobs, objects, results
 from sagittal.errors import ServeError
 from sagittal.jobs.packages import ServedModel
-from sagittal.jobs.queue import Job, Queue
+from sagittal.jobs.queue import Job, LeaseLostError, Queue
 from sagittal.jobs.standing import refresh_study
 
 _DICOM = "application/dicom"
@@ -156,14 +158,28 @@ def store_result(
     if found is not None:
         queue.finish(job, {"result": found, "already": True})
         return Stored(found, False)
+    queue.heartbeat(job)  # the study may have other images by now: then nothing of this may be seen
     kept = keep_files(archive, spool, answered["objects"], shown=model.answers)
     answer["notes"] = list(answered.get("notes", ()))
-    with queue.db.write() as c:
-        queue.hold_in(c, job)
-        stored = _insert(c, job, model, answer, float(answered.get("seconds", 0.0)), kept, to)
-        queue.finish_in(c, job, {"result": stored.result_id, "state": answer["state"]})
-        refresh_study(c, job.study_id or 0)
+    try:
+        with queue.db.write() as c:
+            queue.hold_in(c, job)
+            stored = _insert(c, job, model, answer, float(answered.get("seconds", 0.0)), kept, to)
+            queue.finish_in(c, job, {"result": stored.result_id, "state": answer["state"]})
+            refresh_study(c, job.study_id or 0)
+    except LeaseLostError:
+        _drop(archive, kept)
+        raise
     return stored
+
+
+def _drop(archive: Archive, kept: Sequence[KeptObject]) -> None:
+    """Delete what was kept for a result that is not."""
+    delete_loose(archive, [one.instance_id for one in kept if one.instance_id is not None])
+    for one in kept:
+        if one.instance_id is None:
+            with contextlib.suppress(OSError):
+                archive.path_of(one.path).unlink()
 
 
 def find_result(queue: Queue, study_id: int, checksum: str, inputs: str) -> int | None:
