@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -248,7 +249,7 @@ def _supervisor(config: Config, db: Database, archive: Archive, audit: Audit, qu
     }
     watching = Watching(archive, config.watch, data / "watched", config.limits, wake=wake)
     ticks = [
-        Tick("completeness", _QUIET_S, lambda: _close_quiet(config, db, wake)),
+        Tick("completeness", _QUIET_S, partial(_close_quiet, config, db, wake, time.monotonic())),
         Tick("sessions", _SWEEP_S, lambda: sweep_sessions(db, idle_s=config.access.session_idle_s)),
         Tick("uploads", _SWEEP_S, lambda: sweep_uploads(db, uploads)),
         Tick("cache", _SWEEP_S, lambda: sweep_series(db, cache)),
@@ -265,14 +266,15 @@ def _supervisor(config: Config, db: Database, archive: Archive, audit: Audit, qu
     return supervisor
 
 
-def _close_quiet(config: Config, db: Database, wake: Callable[[], None]) -> None:
+def _close_quiet(config: Config, db: Database, wake: Callable[[], None], began: float) -> None:
+    # Nobody could send before the service was there: what was open when it ended is given its silence anew.
+    if time.monotonic() - began < config.completeness.silence_s:
+        return
     if close_quiet_series(db, config.completeness.silence_s, db.clock.now()):
         wake()
 
 
-def _node(
-    config: Config, archive: Archive, audit: Audit, supervisor: Supervisor, metrics: Metrics
-) -> DicomNode:
+def _node(config: Config, archive: Archive, audit: Audit, supervisor: Supervisor, metrics: Metrics) -> DicomNode:
     """The DICOM node, which does not listen yet."""
 
     def committed(uids: Sequence[str]) -> None:
