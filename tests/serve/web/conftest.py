@@ -184,7 +184,7 @@ def _run(service: Any) -> Iterator[Running]:
         changes = getattr(app.state, "changes", None)
         if changes is not None:
             changes.close()
-        server.should_exit = True
+        server.force_exit = server.should_exit = True
         thread.join(10)
 
 
