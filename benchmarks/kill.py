@@ -183,6 +183,8 @@ def check_answers(service: Service, sent: list[list[tiny.Instance]], made: Outco
     made.check(sum(len(study) for study in sent) <= sum(images.values()), "a series counts fewer images than were sent")
     made.jobs = dict(Counter(state for (state,) in service.rows("select state from jobs")))
     made.check(set(made.jobs) <= {"done", "cancelled"}, f"jobs are left: {made.jobs}")
+    loose = "select count(*) from instances where source = 'result' and id not in (select instance_id from objects where instance_id is not null)"
+    made.check(service.rows(loose) == [(0,)], "objects are in the archive that no result names")
 
 
 def _inputs(service: Service) -> list[tuple[int, str]]:
