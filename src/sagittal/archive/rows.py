@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sagittal.archive.facts import facts_of
 from sagittal.archive.header import SERIES, STUDY, Header
 from sagittal.archive.text import fold
-from sagittal.database.connect import Database
+from sagittal.database.connect import Database, broke_a_rule
 from sagittal.database.events import report
 from sagittal.database.prepared import Prepared
 from sagittal.database.schema import conflicts, instances, series, studies
@@ -112,7 +112,7 @@ class Index:
         try:
             return self._add(arrivals)
         except sa.exc.DBAPIError as error:
-            if not _broke_a_rule(error):
+            if not broke_a_rule(error):
                 raise
             self.forget()  # a study that is remembered was deleted meanwhile
             return self._add(arrivals)
@@ -314,13 +314,6 @@ def search_text(name: str, patient_id: str, accession: str) -> str:
     # Cut so that it fits into an index of PostgreSQL, which takes 2,700 bytes.
     parts = (f"={forms[:300]}=", fold(patient_id)[:128].replace("|", " "), fold(accession)[:128].replace("|", " "))
     return "|".join((*parts, ""))
-
-
-def _broke_a_rule(error: sa.exc.DBAPIError) -> bool:
-    """Whether a row named another that is not there, or the like (class 23 of SQLSTATE, which drivers tell differently)."""
-    said = error.orig.args[0] if error.orig is not None and error.orig.args else None
-    state = said.get("C", "") if isinstance(said, dict) else getattr(error.orig, "sqlstate", "")
-    return isinstance(error, sa.exc.IntegrityError) or str(state or "").startswith("23")
 
 
 def _problem(held: _Series, header: Header) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from sagittal.database.clock import Clock
 from sagittal.errors import ConfigError, ResourceError, ServeError
@@ -266,6 +266,11 @@ def _begin(statement: str) -> Callable[[sa.Connection], None]:
 
 def _is_busy(error: DBAPIError) -> bool:
     return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _BUSY
+
+
+def broke_a_rule(error: DBAPIError) -> bool:
+    """Whether a row named another that is not there, stood there already, or the like (class 23 of SQLSTATE)."""
+    return isinstance(error, IntegrityError) or _sqlstate(error).startswith("23")
 
 
 def _sqlstate(error: DBAPIError) -> str:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError
 
 from sagittal.database import clock
-from sagittal.database.connect import Database
+from sagittal.database.connect import Database, broke_a_rule
 from sagittal.database.schema import sessions, tokens
 from sagittal.database.schema import users as table
 from sagittal.errors import ConfigError, DataError
@@ -111,7 +111,9 @@ def add_user(
     try:
         with db.write() as connection:
             key = connection.execute(insert(table).values(values).returning(table.c.id)).scalar_one()
-    except IntegrityError as error:
+    except DBAPIError as error:
+        if not broke_a_rule(error):
+            raise
         raise ConfigError(f"there is a user '{name}' already; take another name") from error
     found = find_user(db, key)
     if found is None:

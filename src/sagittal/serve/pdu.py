@@ -10,6 +10,7 @@ import re
 import struct
 from dataclasses import dataclass, field
 
+from sagittal.archive.meta import IMPLEMENTATION
 from sagittal.errors import ServeError
 
 ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = range(1, 8)
@@ -20,7 +21,7 @@ UNRECOGNIZED_PARAMETER, UNEXPECTED_PARAMETER, INVALID_PARAMETER = 4, 5, 6
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 #: Made of a random UUID, PS3.5 B.2; it says that this implementation wrote or received a file.
-IMPLEMENTATION_CLASS_UID = "2.25.169968275881052848096463636595026866228"
+IMPLEMENTATION_CLASS_UID = IMPLEMENTATION
 IMPLEMENTATION_VERSION = "SAGITTAL"
 
 #: Bytes of an A-ASSOCIATE-RQ: 128 contexts with 60 transfer syntaxes each have about 200,000.

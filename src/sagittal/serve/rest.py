@@ -370,7 +370,7 @@ def get_job_file(request: Request, _: Reader, job_id: int, number: int) -> Respo
     files = (_upload(service, job_id)["outcome"] or {}).get("files", [])
     if not 0 <= number < len(files):
         raise HTTPException(404, "there is no such file")
-    path = service.archive.folder / files[number]["path"]
+    path = service.archive.path_of(files[number]["path"])
     if not path.is_file():
         raise HTTPException(404, "there is no such file")
     return FileResponse(path, media_type=files[number]["media_type"], headers={"cache-control": "private, no-cache"})

@@ -244,7 +244,7 @@ def _earlier(c: sa.Connection, row: Mapping[Any, Any]) -> list[dict[str, Any]]:
 
 def volume_file(service: Service, members: Sequence[Stored], part: str) -> Path:
     """The kept volume of a series, made if it is not there yet."""
-    files = [service.archive.folder / one.path for one in members]
+    files = [service.archive.path_of(one.path) for one in members]
     name = volume_name(members, part)
     try:
         return kept_file(
@@ -332,7 +332,7 @@ def get_corrected_mask(request: Request, caller: Reader, review_id: int) -> Resp
         raise HTTPException(404, "there is no such mask")
     note_view(request, caller, [row.study_id])
     return FileResponse(
-        service.archive.folder / kept["path"],
+        service.archive.path_of(kept["path"]),
         media_type="application/gzip",
         headers={"cache-control": "private, no-cache"},
     )
@@ -348,7 +348,7 @@ def _object(request: Request, caller: Caller, which: sa.ColumnElement[bool]) -> 
     )
     with service.db.read() as c:
         row = c.execute(statement).mappings().first()
-    path = service.archive.folder / row["path"] if row is not None else None
+    path = service.archive.path_of(row["path"]) if row is not None else None
     if row is None or path is None or not path.is_file():
         raise HTTPException(404, "there is no such file")
     note_view(request, caller, [row["study_id"]])

@@ -189,7 +189,7 @@ def _mask(
             ).scalar()
     else:
         path = None
-    if path is None or not structures or not (service.archive.folder / path).is_file():
+    if path is None or not structures or not service.archive.path_of(path).is_file():
         raise DataError("there is no mask")
     if strange := sorted(set(structures) - set(scheme.classes)):
         raise DataError(f"'{strange[0]}' is no class of the model")

@@ -172,7 +172,7 @@ async def _metadata(request: Request, caller: Caller, *uids: str) -> Response:
 
     def texts() -> Iterator[str]:
         if len(uids) == 3:
-            yield from (instance_metadata(service.archive.folder / one.path, one) for one in members)
+            yield from (instance_metadata(service.archive.path_of(one.path), one) for one in members)
             return
         by_series: dict[int, list[Stored]] = {}
         for one in members:

@@ -81,7 +81,7 @@ def _numbers(text: str, count: int) -> list[int]:
 
 async def _open(request: Request, one: Stored) -> FrameIndex:
     try:
-        return await in_thread(open_frames, request.app.state.service.archive.folder / one.path)
+        return await in_thread(open_frames, request.app.state.service.archive.path_of(one.path))
     except ReadError as error:
         raise HTTPException(404, "the instance holds no frames that can be read") from error
 
@@ -197,7 +197,7 @@ async def retrieve_bulkdata(
     ranges = accepted(request)
     wanted = next((one for one in ranges if one.fits(OCTETS)), None)
     one = (await stored_or_404(request, caller, study, series, uid))[0]
-    path = request.app.state.service.archive.folder / one.path
+    path = request.app.state.service.archive.path_of(one.path)
     steps = place.split("/")
     if place.upper() == "7FE00010" and one.frames and one.rows:
         index = await _open(request, one)
