@@ -17,7 +17,16 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from sagittal.errors import ConfigError, DataError, ReadError, ResourceError, ScopeError, ServeError
+from sagittal.errors import (
+    ConfigError,
+    DataError,
+    GeometryError,
+    MaskError,
+    ReadError,
+    ResourceError,
+    ScopeError,
+    ServeError,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -112,6 +121,8 @@ _OWN: tuple[tuple[type[Exception], int], ...] = (
     (ConfigError, 400),
     (ReadError, 400),
     (DataError, 400),
+    (GeometryError, 400),
+    (MaskError, 400),
     (ScopeError, 422),
     (ResourceError, 507),
     (ServeError, 503),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +118,13 @@ def _item(number: str) -> int:
     return value - 1
 
 
-def series_metadata(folder: Path, cache: Path, members: Sequence[Stored]) -> Iterator[str]:
+def series_metadata(path_of: Callable[[str], Path], cache: Path, members: Sequence[Stored]) -> Iterator[str]:
     """The headers of the instances of one series, each as the text of a JSON object; kept for the next time.
 
     Parameters
     ----------
-    folder : Path
-        Of the archive.
+    path_of : callable
+        Of the archive: where the file of a row lies.
     cache : Path
         Folder of what is kept of a series.
     members : sequence of Stored
@@ -143,7 +143,7 @@ def series_metadata(folder: Path, cache: Path, members: Sequence[Stored]) -> Ite
         made, failed = [], None
         for one in members:
             try:
-                made.append(instance_metadata(folder / one.path, one))
+                made.append(instance_metadata(path_of(one.path), one))
             except ReadError as error:
                 failed = error
         if failed is not None and not made:

@@ -12,7 +12,7 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,7 +63,7 @@ def export_truth(
         "content-disposition": f'attachment; filename="truth-{_word(found.model)}.zip"',
         "cache-control": "no-store",
     }
-    return PiecesResponse(zip_pieces(service.archive.folder, found, sheets), "application/zip", headers=headers)
+    return PiecesResponse(zip_pieces(service.archive.path_of, found, sheets), "application/zip", headers=headers)
 
 
 def _day(text: str, more: int) -> float | None:
@@ -223,7 +223,7 @@ class _Sink(io.RawIOBase):
         return data
 
 
-def zip_pieces(archive: Path, found: Collected, sheets: Mapping[str, bytes]) -> Iterator[bytes]:
+def zip_pieces(path_of: Callable[[str], Path], found: Collected, sheets: Mapping[str, bytes]) -> Iterator[bytes]:
     """The bytes of the zip as they are made; one file at a time is in memory.
 
     Raises
@@ -238,11 +238,11 @@ def zip_pieces(archive: Path, found: Collected, sheets: Mapping[str, bytes]) -> 
         for case in found.cases:
             for image, own in case.images.items():
                 for number, one in enumerate(own, start=1):
-                    packed.writestr(_entry(image_name(case, image, number)), nameless_file(archive / one.path))
+                    packed.writestr(_entry(image_name(case, image, number)), nameless_file(path_of(one.path)))
                     if sink.count and sum(map(len, sink.pieces)) >= PIECE:
                         yield sink.taken()
             if "mask" in case.truth:
-                packed.writestr(_entry(mask_name(case)), (archive / case.truth["mask"]).read_bytes())
+                packed.writestr(_entry(mask_name(case)), path_of(case.truth["mask"]).read_bytes())
     yield sink.taken()
 
 

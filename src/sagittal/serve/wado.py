@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -77,9 +77,9 @@ async def stored_or_404(request: Request, caller: Caller, *uids: str) -> list[St
 # Instances -----------------------------------------------------------------------------------------------------------
 
 
-def _instance_part(one: Stored, ranges: Sequence[MediaRange], folder: Path) -> FilePart | None:
+def _instance_part(one: Stored, ranges: Sequence[MediaRange], path_of: Callable[[str], Path]) -> FilePart | None:
     """One instance in the most wanted form that it can be given in."""
-    path = folder / one.path
+    path = path_of(one.path)
     as_stored = f"{DICOM}; transfer-syntax={one.syntax}"
     for wanted in ranges:
         if not wanted.fits(DICOM):
@@ -109,8 +109,8 @@ def unchanged(request: Request, etag: str) -> bool:
 async def _instances(request: Request, caller: Caller, *uids: str) -> Response:
     members = await stored_or_404(request, caller, *uids)
     ranges = accepted(request)
-    folder = request.app.state.service.archive.folder
-    made = [_instance_part(one, ranges, folder) for one in members]
+    path_of = request.app.state.service.archive.path_of
+    made = [_instance_part(one, ranges, path_of) for one in members]
     parts = [part for part in made if part is not None]
     if not parts:
         raise HTTPException(406, "stored in a transfer syntax that is not accepted; ask for transfer-syntax=*")
@@ -178,7 +178,7 @@ async def _metadata(request: Request, caller: Caller, *uids: str) -> Response:
         for one in members:
             by_series.setdefault(one.series_id, []).append(one)
         for own in by_series.values():
-            yield from series_metadata(service.archive.folder, cache_folder(service), own)
+            yield from series_metadata(service.archive.path_of, cache_folder(service), own)
 
     def pieces() -> Iterator[bytes]:
         mark = "["
