@@ -81,8 +81,8 @@ def serve(folder: Path) -> None:
     """Run our node until the input ends."""
     from sagittal.archive.archive import Archive, Limits
     from sagittal.database.connect import Database
+    from sagittal.node.dicom_node import DicomNode
     from sagittal.serve.config import Dicom
-    from sagittal.serve.dicom_node import DicomNode
 
     db = Database.open(f"sqlite:///{folder / 'sagittal.db'}")
     node = DicomNode(Dicom(port=0), Archive(db, folder / "archive", Limits(disk_reserve=0)))

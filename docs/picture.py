@@ -35,7 +35,12 @@ FLOWS = {
     "explain": "Model, Case → maps",
     "report": "Evidence → page",
     "write": "Prediction → files",
+    "database": "rows",
     "protect": "across",
+    "archive": "object → receipt",
+    "node": "associations → objects",
+    "deliver": "objects → elsewhere",
+    "jobs": "study → result",
     "serve": "the service",
     "cli": "a file a command",
 }

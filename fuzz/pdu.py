@@ -275,9 +275,9 @@ def main() -> None:
     """Run from the command line."""
     from sagittal.archive.archive import Archive, Limits
     from sagittal.database.connect import Database
+    from sagittal.node.dicom_node import DicomNode
+    from sagittal.node.upper_layer import WireLimits
     from sagittal.serve.config import Dicom
-    from sagittal.serve.dicom_node import DicomNode
-    from sagittal.serve.upper_layer import WireLimits
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--units", type=int, default=5000)

@@ -17,11 +17,11 @@ from sagittal.archive.retention import Keep
 from sagittal.deliver.destinations import Destination, DicomPeer, parse_destination
 from sagittal.errors import ConfigError, nearest
 from sagittal.jobs.rules import ModelEntry
+from sagittal.node.options import Dicom
 from sagittal.serve.settings import Problems, read_table
 from sagittal.serve.tables import (
     Access,
     Completeness,
-    Dicom,
     Integrity,
     Limits,
     MetricsAccess,

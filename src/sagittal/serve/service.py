@@ -34,6 +34,8 @@ from sagittal.jobs.pool import Pool
 from sagittal.jobs.predict_now import PredictNow
 from sagittal.jobs.queue import Queue
 from sagittal.jobs.supervise import Handler, Supervisor, Tick
+from sagittal.node.dicom_node import DicomNode
+from sagittal.node.pdu import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from sagittal.protect.audit import Audit
 from sagittal.protect.links import make_link
 from sagittal.protect.rate import Rate
@@ -41,11 +43,9 @@ from sagittal.protect.sessions import sweep_sessions
 from sagittal.protect.users import administrators
 from sagittal.serve.app import make_app
 from sagittal.serve.config import Access, Config, read_secret
-from sagittal.serve.dicom_node import DicomNode
 from sagittal.serve.health import Health, add_checks
 from sagittal.serve.listen import Listener
 from sagittal.serve.metrics import Metrics
-from sagittal.serve.pdu import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from sagittal.serve.record import answered, deleted, ended, trouble_over
 from sagittal.serve.series_cache import sweep_series
 from sagittal.serve.uploads import UploadJob, sweep_uploads

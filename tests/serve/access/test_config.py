@@ -13,8 +13,8 @@ pytest.importorskip("fastapi")
 
 from sagittal.deliver.destinations import DicomPeer
 from sagittal.errors import ConfigError
+from sagittal.node.callers import Peer
 from sagittal.serve import check as check_module
-from sagittal.serve.callers import Peer
 from sagittal.serve.check import check_config, refuse_exposure
 from sagittal.serve.config import Config, read_config, to_values
 from sagittal.serve.settings import Problems, read_table, seconds, size

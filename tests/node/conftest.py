@@ -13,9 +13,9 @@ from pydicom.data import get_testdata_file
 
 from sagittal.archive.archive import Archive, Limits
 from sagittal.database.connect import Database
-from sagittal.serve.config import Dicom
-from sagittal.serve.dicom_node import DicomNode
-from sagittal.serve.upper_layer import WireLimits
+from sagittal.node.dicom_node import DicomNode
+from sagittal.node.options import Dicom
+from sagittal.node.upper_layer import WireLimits
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
 @pytest.fixture
 def start(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., DicomNode]]:
     """Starts a node; options of ``[dicom]`` and of the node by name."""
-    monkeypatch.setattr("sagittal.serve.upper_layer.TICK_S", 0.05)  # so that nodes stop at once
+    monkeypatch.setattr("sagittal.node.upper_layer.TICK_S", 0.05)  # so that nodes stop at once
     nodes: list[DicomNode] = []
 
     def start(wire: WireLimits | None = None, **fields: Any) -> DicomNode:

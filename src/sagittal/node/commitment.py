@@ -22,8 +22,8 @@ from sagittal.database import clock
 from sagittal.database.events import end_event, report_event
 from sagittal.database.schema import commitments, instances
 from sagittal.errors import ConfigError, ResourceError, ServeError
-from sagittal.serve.commitment_data import Item, Outcome
-from sagittal.serve.dimse import CLASS_INSTANCE_CONFLICT, NO_SUCH_INSTANCE, PROCESSING_FAILURE
+from sagittal.node.commitment_data import Item, Outcome
+from sagittal.node.dimse import CLASS_INSTANCE_CONFLICT, NO_SUCH_INSTANCE, PROCESSING_FAILURE
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from sagittal.serve.pdu import AcceptedContext, AssociateRequest, ProposedContext
+from sagittal.node.pdu import AcceptedContext, AssociateRequest, ProposedContext
 
 VERIFICATION = "1.2.840.10008.1.1"
 COMMITMENT = "1.2.840.10008.1.20.1"

@@ -19,15 +19,15 @@ from sagittal.archive.meta import FileMeta
 from sagittal.archive.receive import Incoming
 from sagittal.archive.refused import Refused, record_refusal
 from sagittal.errors import ResourceError, ServeError
-from sagittal.serve import dimse
-from sagittal.serve.commitment import Commitments, Pending
-from sagittal.serve.commitment_data import read_action, read_report, write_report
-from sagittal.serve.data_sinks import Collected, Dropped, Sink
-from sagittal.serve.dimse import Command
-from sagittal.serve.negotiation import COMMITMENT, VERIFICATION
-from sagittal.serve.pdu import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION, AcceptedContext, ProtocolError
-from sagittal.serve.store_status import status_of
-from sagittal.serve.upper_layer import UpperLayer
+from sagittal.node import dimse
+from sagittal.node.commitment import Commitments, Pending
+from sagittal.node.commitment_data import read_action, read_report, write_report
+from sagittal.node.data_sinks import Collected, Dropped, Sink
+from sagittal.node.dimse import Command
+from sagittal.node.negotiation import COMMITMENT, VERIFICATION
+from sagittal.node.pdu import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION, AcceptedContext, ProtocolError
+from sagittal.node.store_status import status_of
+from sagittal.node.upper_layer import UpperLayer
 
 logger = logging.getLogger(__name__)
 

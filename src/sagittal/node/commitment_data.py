@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sagittal.archive.refused import Refused
 from sagittal.guard.limits import MAX_SEQUENCE_DEPTH
-from sagittal.serve.dimse import is_uid
+from sagittal.node.dimse import is_uid
 
 #: References in one request; the largest studies have about 10,000 objects.
 MOST_ITEMS = 20_000

@@ -17,8 +17,8 @@ import time
 from dataclasses import dataclass
 
 from sagittal.errors import ServeError
-from sagittal.serve import pdu
-from sagittal.serve.pdu import AcceptedContext, AssociateRequest, ProposedContext, ProtocolError
+from sagittal.node import pdu
+from sagittal.node.pdu import AcceptedContext, AssociateRequest, ProposedContext, ProtocolError
 
 #: Seconds that one wait for bytes lasts at most; between waits it is seen whether time is up or the node stops.
 TICK_S = 0.25

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from sagittal.serve.pdu import ProtocolError
+from sagittal.node.pdu import ProtocolError
 
 #: Bytes of the data set of an N-ACTION or N-EVENT-REPORT: 20,000 references have about 3 MB.
 MOST_REQUEST = 2**23

@@ -10,12 +10,12 @@ import ssl
 from collections.abc import Callable
 
 from sagittal.errors import ConfigError, ServeError
-from sagittal.serve import dimse, pdu
-from sagittal.serve.callers import Peer
-from sagittal.serve.commitment_data import Outcome, write_report
-from sagittal.serve.negotiation import COMMITMENT
-from sagittal.serve.pdu import ProposedContext
-from sagittal.serve.upper_layer import UpperLayer, WireLimits
+from sagittal.node import dimse, pdu
+from sagittal.node.callers import Peer
+from sagittal.node.commitment_data import Outcome, write_report
+from sagittal.node.negotiation import COMMITMENT
+from sagittal.node.pdu import ProposedContext
+from sagittal.node.upper_layer import UpperLayer, WireLimits
 
 _PROPOSED = ProposedContext(1, COMMITMENT, ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2"))
 _MESSAGE = 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sagittal.archive.refused import CODES, ArchiveFull, Refused
 from sagittal.errors import ResourceError, ServeError
-from sagittal.serve import dimse
+from sagittal.node import dimse
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import re
 import struct
 from dataclasses import dataclass
 
-from sagittal.serve.pdu import ProtocolError
+from sagittal.node.pdu import ProtocolError
 
 C_STORE_RQ, C_ECHO_RQ, N_EVENT_REPORT_RQ, N_ACTION_RQ, C_CANCEL_RQ = 0x0001, 0x0030, 0x0100, 0x0130, 0x0FFF
 RESPONSE = 0x8000

@@ -20,19 +20,19 @@ from functools import partial
 from sagittal.archive.archive import Archive
 from sagittal.database.events import report_event
 from sagittal.errors import ConfigError, ResourceError, ServeError
+from sagittal.node import callers, pdu
+from sagittal.node.callers import Callers
+from sagittal.node.commitment import Commitments
+from sagittal.node.commitment_data import Outcome
+from sagittal.node.dicom_services import Caller, Conversation, Count, Services, count_nothing
+from sagittal.node.dicom_tls import client_context, server_context
+from sagittal.node.negotiation import COMMITMENT, VERIFICATION, choose_contexts, choose_roles
+from sagittal.node.options import Dicom
+from sagittal.node.pdu import AcceptedContext, AssociateRequest, ProtocolError
+from sagittal.node.report_commitment import report_anew
+from sagittal.node.store_status import place_of
+from sagittal.node.upper_layer import Ended, UpperLayer, WireLimits
 from sagittal.protect.audit import Audit
-from sagittal.serve import callers, pdu
-from sagittal.serve.callers import Callers
-from sagittal.serve.commitment import Commitments
-from sagittal.serve.commitment_data import Outcome
-from sagittal.serve.config import Dicom
-from sagittal.serve.dicom_services import Caller, Conversation, Count, Services, count_nothing
-from sagittal.serve.dicom_tls import client_context, server_context
-from sagittal.serve.negotiation import COMMITMENT, VERIFICATION, choose_contexts, choose_roles
-from sagittal.serve.pdu import AcceptedContext, AssociateRequest, ProtocolError
-from sagittal.serve.report_commitment import report_anew
-from sagittal.serve.store_status import place_of
-from sagittal.serve.upper_layer import Ended, UpperLayer, WireLimits
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sagittal.errors import ConfigError
+from sagittal.node.pdu import APPLICATION_CONTEXT, AssociateRequest
 from sagittal.protect.rate import Rate
-from sagittal.serve.pdu import APPLICATION_CONTEXT, AssociateRequest
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
