@@ -53,7 +53,9 @@ def run(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     changes = {"network.width": "8", "train.batch": "2", "train.precision": "fp32", "decide.flips": "[2]"}
     made = sagittal.train(source, budget="60s", output=folder, options=TrainOptions(changes=changes, epochs=12))
     assert made.plan.task == "segment"
-    assert all(isinstance(prediction.finding, Mask) for prediction, _ in made.validation), "kept after the run has ended"
+    assert all(isinstance(prediction.finding, Mask) for prediction, _ in made.validation), (
+        "kept after the run has ended"
+    )
     return folder
 
 

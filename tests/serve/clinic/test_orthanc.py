@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.error
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import pytest
 import hospital
 import tiny
 
-ANSWERED, ABSTAINED, REFUSED, NO_MODEL, FETCHED, MOVED = 1, 2, 3, 4, 5, 6
+ANSWERED, ABSTAINED, REFUSED, NO_MODEL, FETCHED, MOVED, PRIOR = 1, 2, 3, 4, 5, 6, 7
 UID = {number: f"{tiny.ROOT}.{number}" for number in range(1, 7)}
 SLICES, SIZE = 16, 32
 
@@ -198,6 +199,29 @@ def test_study_is_fetched_by_its_accession_number(clinic: Any) -> None:
     hospital.until(lambda: clinic.service.rows(answered) == [(1,)], 60, "the fetched study is answered")
     (payload,) = clinic.service.rows("select payload from jobs where id = ?", asked["job"])[0]
     assert "A000005" not in payload
+
+
+def test_earlier_study_of_the_patient_is_fetched(clinic: Any) -> None:
+    prior = {"StudyDescription": "not routed", "StudyDate": "20250101", "PatientID": "P000001"}
+    clinic.orthanc.take(tiny.make_study(PRIOR, SLICES, SIZE, **prior))
+    study = studies(clinic.service)["A000001"]["id"]
+    assert clinic.service.call(f"/api/studies/{study}/earlier", {"pacs": "archive"})["job"]
+    there = "select patient_id, study_date from studies where accession = 'A000007'"
+    assert hospital.until(lambda: clinic.service.rows(there), 60, "it is fetched") == [("P000001", "20250101")]
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        ({"pacs": "elsewhere", "accession": "A000001"}, 404),
+        ({"pacs": "archive", "accession": "A*"}, 422),
+        ({"pacs": "archive", "accession": ""}, 422),
+    ],
+)
+def test_what_cannot_be_fetched_is_refused(clinic: Any, asked: dict[str, str], status: int) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        clinic.service.call("/api/fetch", asked)
+    assert caught.value.code == status
 
 
 def test_study_is_moved_from_the_pacs_to_the_node(clinic: Any) -> None:
