@@ -41,6 +41,7 @@ class Outcome:
     kills: int = 0
     starting: int = 0
     arriving: int = 0
+    working: int = 0
     seconds: float = 0.0
     alive_s: float = 0.0
     broken: int = 0
@@ -68,7 +69,7 @@ def run(
     seed: int = 0,
     size: int = 64,
     longest_s: float = 20.0,
-    silence_s: float = 4.0,
+    silence_s: float = 1.5,
     tell: bool = False,
 ) -> Outcome:
     """Kill, and check."""
@@ -111,6 +112,7 @@ def run(
                 allowed[0] = start + (goal - start) * age / life + 1
                 time.sleep(0.01)
             made.arriving += not sender.done
+            made.working += service.rows("select count(*) from jobs where state = 'leased'") != [(0,)]
             service.kill()
             made.alive_s += life
             allowed[0] = max(float(len(sender.acknowledged)), start)
@@ -253,7 +255,8 @@ def main() -> None:
             tell=True,
         )
     print(
-        f"{found.kills} kills ({found.starting} while it started, {found.arriving} while images arrived), "
+        f"{found.kills} kills ({found.starting} while it started, {found.arriving} while images arrived, "
+        f"{found.working} of them while jobs were at work), "
         f"{found.instances} instances of {found.studies} studies, {found.seconds:.0f} s"
     )
     print(

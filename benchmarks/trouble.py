@@ -296,7 +296,8 @@ def status_of(service: Service, *request: Any, **more: Any) -> int:
     try:
         service.call(*request, **more)
     except urllib.error.HTTPError as error:
-        return error.code
+        with error:
+            return error.code
     return 200
 
 

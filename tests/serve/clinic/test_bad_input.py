@@ -233,6 +233,7 @@ def test_unsupported_transfer_syntax_is_refused(service: hospital.Service) -> No
     with pytest.raises(urllib.error.HTTPError) as caught:
         service.call("/dicom-web/studies", stream.getvalue(), headers={"Content-Type": "application/dicom"})
     assert caught.value.code == 409
-    (item,) = json.loads(caught.value.read())["00081198"]["Value"]
+    with caught.value as answer:
+        (item,) = json.loads(answer.read())["00081198"]["Value"]
     assert item["00081197"]["Value"] == [0xC122]
     assert refusals(service, "transfer-syntax")[0]["source"] == "stow"

@@ -12,6 +12,8 @@ import hospital
 import kill
 import tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.usefixtures("need_orthanc")
 def test_nothing_that_was_acknowledged_is_lost(models: SimpleNamespace, tmp_path: Path) -> None:

@@ -222,6 +222,7 @@ def test_what_cannot_be_fetched_is_refused(clinic: Any, asked: dict[str, str], s
     with pytest.raises(urllib.error.HTTPError) as caught:
         clinic.service.call("/api/fetch", asked)
     assert caught.value.code == status
+    caught.value.close()
 
 
 def test_study_is_moved_from_the_pacs_to_the_node(clinic: Any) -> None:

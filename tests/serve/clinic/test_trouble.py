@@ -11,6 +11,8 @@ import pytest
 
 import trouble
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ward(
