@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from sagittal.database import clock
 from sagittal.database.clock import Clock
 from sagittal.database.connect import Database
-from sagittal.database.events import open_events
 from sagittal.database.schema import marks
 
 
@@ -56,21 +55,6 @@ def test_a_restart_with_a_wrong_clock_does_not_go_back(tmp_path: Path) -> None:
     db.close()
     db = Database.open(url)
     assert clock.now(db) >= kept + 86400.0
-    db.close()
-
-
-def test_an_administrator_is_told_of_a_clock_set_back_until_it_is_right(tmp_path: Path) -> None:
-    db = Database.open(f"sqlite:///{tmp_path / 'sagittal.db'}")
-    machine = Machine()
-    db.clock = Clock(lambda: machine.wall, lambda: machine.monotonic)
-    assert clock.watch(db) == 0.0
-    machine.wall -= 7200.0
-    assert clock.watch(db) == 7200.0
-    (event,) = open_events(db)
-    assert "set back by 120 minutes" in event.message
-    machine.wall += 7200.0
-    assert clock.watch(db) == 0.0
-    assert open_events(db) == []
     db.close()
 
 

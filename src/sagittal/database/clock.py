@@ -72,24 +72,3 @@ class Clock:
 def now(db: Database) -> float:
     """Seconds since 1970 in UTC that never go back, not by a clock set back nor by a restart."""
     return db.clock.now()
-
-
-def watch(db: Database, *, tolerance_s: float = 60.0) -> float:
-    """Tell the administrator that the machine's clock was set back, or that it is right again; seconds that it is behind.
-
-    Nothing is lost or held up by it, but times that people read are the machine's.
-    """
-    from sagittal.database.events import end_event, report_event
-
-    behind = db.clock.behind_s
-    if behind > tolerance_s:
-        report_event(
-            db,
-            "clock",
-            "warning",
-            f"The machine's clock was set back by {behind / 60:.0f} minutes. Work goes on by a clock that does not go back; "
-            "times of arrival are those of the machine: set it right, or keep it right by NTP.",
-        )
-    else:
-        end_event(db, "clock")
-    return behind

@@ -208,6 +208,7 @@ class Database:
             "warning",
             f"Another process kept the database locked for {locked_s:.0f} s. What came meanwhile had to wait or to be sent "
             "again: find out which program opens the file of the database.",
+            over=True,
         )
 
     def _undo(self, c: sa.Connection) -> None:

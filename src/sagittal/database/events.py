@@ -58,8 +58,8 @@ def report_event(db: Database, code: str, level: Level, message: str, about: str
         report(c, code, level, message, about)
 
 
-def report(c: sa.Connection, code: str, level: Level, message: str, about: str = "") -> None:
-    """As :func:`report_event`, in a transaction that is being written."""
+def report(c: sa.Connection, code: str, level: Level, message: str, about: str = "", *, over: bool = False) -> None:
+    """As :func:`report_event`, in a transaction that is being written; `over` where the trouble has passed already."""
     at = time.time()
     changed = c.execute(
         sa.update(events)
@@ -72,6 +72,8 @@ def report(c: sa.Connection, code: str, level: Level, message: str, about: str =
                 code=code, about=about, level=level, message=message, first_at=at, last_at=at, count=1
             )
         )
+    if over:
+        c.execute(sa.update(events).where(_open(code, about)).values(over_at=at))
 
 
 def end_event(db: Database, code: str, about: str = "") -> bool:
