@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from receiving import receive_mutant
 from sagittal.errors import SagittalError
 from sagittal.formats.dicom_seg import read_dicom_seg
 from sagittal.formats.open_image import read_image
@@ -24,8 +25,6 @@ def read_mutant(kind: str, path: Path, series: Sequence[Path]) -> None:
         The images that segmentations and structure sets refer to.
     """
     if kind == "received":
-        from receiving import receive_mutant  # the archive is opened when it is first asked for
-
         receive_mutant(path)
     elif kind == "zip":
         with unpacked(path) as folder:

@@ -349,12 +349,12 @@ class Supervisor:
 
     def _watch_clock(self) -> None:
         """Tell when somebody has set the machine's clock back, until it has caught up."""
-        told = False
+        told: bool | None = None  # what a process before this one told is not known
         while not self._stop.wait(CLOCK_S):
             behind = self.queue.db.clock.behind_s
             if (behind > CLOCK_BEHIND_S) is told:
                 continue
-            told = not told
+            told = behind > CLOCK_BEHIND_S
             words = (
                 f"The machine's clock was set back by {behind:,.0f} s. Work goes on by a clock that does not go back; "
                 "times that are shown are wrong until it has caught up."

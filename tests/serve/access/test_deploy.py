@@ -75,7 +75,7 @@ def test_blocks_of_the_page_are_valid_configurations(write_text: Callable[..., P
 def test_every_key_of_the_configuration_is_on_the_page() -> None:
     from dataclasses import fields
 
-    from sagittal.serve import tables
+    from sagittal.serve import config
 
     page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
     missing = [
@@ -92,7 +92,7 @@ def test_every_key_of_the_configuration_is_on_the_page() -> None:
             "Integrity",
             "Watch",
         )
-        for one in fields(getattr(tables, table))
+        for one in fields(getattr(config, table))
         if f"`{re.sub('_(s|bytes)$', '', one.name)}`" not in page
     ]
     assert missing == []

@@ -25,7 +25,7 @@ export class NiivueViewer {
     this.told = told;
     this.name = "niivue";
     this.host = host;
-    this.canvas = el("canvas", { class: "niivue", tabindex: 0, role: "img", id: "niivue" });
+    this.canvas = el("canvas", { class: "niivue", tabindex: 0, role: "img", id: "niivue", "aria-label": "NiiVue" });
     host.replaceChildren(el("div", { class: "panes one" }, el("div", { class: "pane" }, this.canvas)));
     this.layout = "three";
     this.window = { low: 0, high: 255, inverted: false };

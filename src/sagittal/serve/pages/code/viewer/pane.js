@@ -18,7 +18,7 @@ export class Pane {
     this.zoom = 1;
     this.pan = [0, 0];
     this.canvas = /** @type {HTMLCanvasElement} */ (
-      el("canvas", { tabindex: 0, role: "img", "data-plane": plane.name })
+      el("canvas", { tabindex: 0, role: "img", "data-plane": plane.name, "aria-label": t(`plane.${plane.name}`) })
     );
     this.corner = el("div", { class: "corner top-left number" });
     this.below = el("div", { class: "corner bottom-left number" });
