@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
-import os
 import random
 import shutil
 import tempfile
@@ -22,11 +22,10 @@ from sagittal.errors import SagittalError
 
 @lru_cache(maxsize=1)
 def archive() -> Archive:
-    """An archive in memory that flushes nothing: mutants are many, and their safety is not what is asked here."""
-    os.fsync = lambda _file: None
+    """An archive in memory, of this process; removed when it ends, unless libFuzzer ends it."""
     memory = Path("/dev/shm")
-    folder = (memory if memory.is_dir() else Path(tempfile.gettempdir())) / "fuzz-archive"
-    shutil.rmtree(folder, ignore_errors=True)  # libFuzzer ends the process: reused, not removed
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-archive-", dir=memory if memory.is_dir() else None))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     db = Database.open(f"sqlite:///{folder / 'sagittal.db'}")
     return Archive(db, folder / "archive", Limits(disk_reserve=0, most_object=2**24))
 
