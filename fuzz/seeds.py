@@ -150,7 +150,9 @@ def _received() -> Iterator[tuple[str, bytes]]:
     """What is sent to the archive: images, and objects with sequences in sequences, text of several character sets."""
     from pydicom.dataset import Dataset
 
-    yield from ((suffix, data) for suffix, data in _dicom() if b"1.2.840.10008.1.2.1.99" not in data[:1024])  # is refused
+    yield from (
+        (suffix, data) for suffix, data in _dicom() if b"1.2.840.10008.1.2.1.99" not in data[:1024]
+    )  # is refused
     for syntax in ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"):
         report = _header(_volume("u2", (2, 2)), syntax, Modality="SR", SpecificCharacterSet="ISO_IR 192")
         report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.33"
