@@ -7,6 +7,7 @@ other.
 from __future__ import annotations
 
 import io
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,8 @@ from sagittal.write.raster import write_png
 from sagittal.write.service_objects import ObjectFile, ObjectOptions, possible_kinds
 from sagittal.write.service_objects import make_objects as make_standard
 from sagittal.write.statement import Statement, make_statement
+
+_log = logging.getLogger(__name__)
 
 #: What a map and its measure take, in predictions: two curves of eleven steps for twenty maps, in batches.
 _PREDICTIONS = 2 * 11 * 20 / 4
@@ -169,7 +172,8 @@ class _Maker:
             return
         except ResourceError:
             raise
-        except Exception:
+        except Exception as error:  # what is wrong with one of them is noted below, by its name
+            _log.warning("objects could not be made together (%s): each is tried alone", type(error).__name__)
             self.made.files[:] = [one for one in self.made.files if one.kind not in kinds]
         for kind in kinds:
             self.attempt(f"the object '{kind}'", lambda kind=kind: self._keep(self._standard([kind])))  # type: ignore[misc]
