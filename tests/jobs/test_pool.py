@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -327,7 +327,7 @@ def test_a_picture_is_answered_as_the_model_answers_it(
     pixels = np.random.default_rng(3).integers(0, 255, (12, 10), dtype=np.uint8)
     (tmp_path / "one.png").write_bytes(png_of(pixels))
     expected = load_model(packages.chest).predict(find_requested(tmp_path / "one.png")[0][0])
-    found = now.predict(served[0], png_of(pixels))
+    found = now.predict(served[0], png_of(pixels)).values
     assert found["state"] == "answered"
     assert [one["probability"] for one in found["classes"]] == pytest.approx(expected.probability.tolist(), abs=1e-6)
     assert found["decision"] == list(expected.decision)
@@ -339,30 +339,30 @@ def test_pictures_that_wait_together_get_their_own_answers(
 ) -> None:
     rng = np.random.default_rng(5)
     pictures = [png_of(rng.integers(0, 255, (12, 10), dtype=np.uint8)) for _ in range(40)]
-    alone = [now.predict(served[0], data)["classes"][1]["probability"] for data in pictures]
+    alone = [now.predict(served[0], data).values["classes"][1]["probability"] for data in pictures]
     mixed: list[bytes] = []
     for n, data in enumerate(pictures):
         mixed += [data] + ([b"not a picture"] if n % 5 == 0 else [])
-    answers = [future.result(60) for future in [now.submit(served[0], data) for data in mixed]]
+    answers = [future.result(60).values for future in [now.submit(served[0], data) for data in mixed]]
     together = [a["classes"][1]["probability"] for a in answers if "error" not in a]
     assert together == pytest.approx(alone, abs=1e-6)
     assert [n for n, a in enumerate(answers) if "error" in a] == [n for n, data in enumerate(mixed) if len(data) == 13]
-    dicom = now.predict(served[0], headers.file_bytes(headers.picture()))
+    dicom = now.predict(served[0], headers.file_bytes(headers.picture())).values
     assert dicom["state"] == "answered"
 
 
 def test_pictures_that_a_model_was_not_made_for_are_refused(
     now: PredictNow, served: tuple[ServedModel, ...], headers: SimpleNamespace
 ) -> None:
-    large = now.predict(served[0], png_of(np.zeros((200, 200), np.uint8)))
+    large = now.predict(served[0], png_of(np.zeros((200, 200), np.uint8))).values
     assert large["state"] == "refused"
     assert "200 x 200 voxels, the model was made for 12 x 10" in large["reason"]
-    mr = now.predict(served[0], headers.file_bytes(headers.picture(Modality="MR")))
+    mr = now.predict(served[0], headers.file_bytes(headers.picture(Modality="MR"))).values
     assert mr["state"] == "refused"
     noise = np.random.default_rng(0).integers(0, 255, (12, 10), dtype=np.uint8)
-    cut = now.predict(served[0], png_of(noise)[:100])
+    cut = now.predict(served[0], png_of(noise)[:100]).values
     assert cut["error"] == "ReadError"
-    assert now.predict(served[0], png_of(np.zeros((12, 10), np.uint8)))["state"] in {"answered", "abstained"}
+    assert now.predict(served[0], png_of(np.zeros((12, 10), np.uint8))).values["state"] in {"answered", "abstained"}
 
 
 def test_too_much_is_turned_away(
@@ -428,12 +428,12 @@ def test_the_description_of_tensors_is_what_they_are(now: PredictNow, served: tu
 
 def test_many_callers_at_once(now: PredictNow, served: tuple[ServedModel, ...]) -> None:
     data = png_of(np.full((12, 10), 80, np.uint8))
-    expected = now.predict(served[0], data)["classes"]
+    expected = now.predict(served[0], data).values["classes"]
     found: list[Any] = []
 
     def call() -> None:
         for _ in range(10):
-            found.append(now.predict(served[0], data)["classes"])
+            found.append(now.predict(served[0], data).values["classes"])
 
     threads = [threading.Thread(target=call) for _ in range(8)]
     for thread in threads:
@@ -443,6 +443,73 @@ def test_many_callers_at_once(now: PredictNow, served: tuple[ServedModel, ...]) 
     assert len(found) == 80
     for one in found:
         assert [c["probability"] for c in one] == pytest.approx([c["probability"] for c in expected], abs=1e-6)
+
+
+class AnsweringPool:
+    """Stands for a pool whose model answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[list[bytes], Future[Any]]] = []
+        self.up = True
+
+    def submit(self, _checksum: str, request: dict[str, Any], *, limit_s: float) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.sent.append((request["files"], future))
+        return future
+
+    def ready(self, _checksum: str) -> bool:
+        return self.up
+
+    def answer(self, number: int) -> None:
+        files, future = self.sent[number]
+        future.set_result({"answers": [b'{"of":"%s"}' % data for data in files]})
+
+
+def test_pictures_that_come_while_the_model_is_at_work_go_together(served: tuple[ServedModel, ...]) -> None:
+    pool = AnsweringPool()
+    now = PredictNow(pool)  # type: ignore[arg-type]
+    futures = [now.submit(served[0], b"%d" % n) for n in range(50)]
+    assert [len(files) for files, _ in pool.sent] == [1, 1], "one at work, one that is next"
+    pool.answer(0)
+    assert [len(files) for files, _ in pool.sent] == [1, 1, 32]
+    pool.answer(1)
+    pool.answer(2)
+    pool.answer(3)
+    assert [future.result(0).values["of"] for future in futures] == [str(n) for n in range(50)]
+    alone = now.submit(served[0], b"next")
+    assert pool.sent[-1][0] == [b"next"], "a single caller waits for nobody"
+    pool.answer(4)
+    assert alone.result(0).values == {"of": "next"}
+
+
+def test_large_pictures_do_not_go_together(served: tuple[ServedModel, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sagittal.jobs.predict_now.MOST_BYTES", 100)
+    pool = AnsweringPool()
+    now = PredictNow(pool)  # type: ignore[arg-type]
+    futures = [now.submit(served[0], bytes(40)) for _ in range(6)]
+    for number in range(4):
+        pool.answer(number)
+    assert [len(files) for files, _ in pool.sent] == [1, 1, 2, 2]
+    assert all(future.done() for future in futures)
+
+
+def test_nothing_waits_for_a_model_whose_process_ended(served: tuple[ServedModel, ...]) -> None:
+    pool = AnsweringPool()
+    now = PredictNow(pool)  # type: ignore[arg-type]
+    futures = [now.submit(served[0], b"%d" % n) for n in range(9)]
+    pool.up = False
+    pool.sent[0][1].set_exception(WorkerEnded("crash", "it crashed"))
+    pool.sent[1][1].set_exception(WorkerEnded("crash", "it crashed"))
+    assert all(isinstance(future.exception(0), WorkerEnded) for future in futures)
+    pool.up = True
+    again = [now.submit(served[0], b"%d" % n, alone=True) for n in range(3)]
+    assert [files for files, _ in pool.sent[2:]] == [[b"0"], [b"1"], [b"2"]], (
+        "a bad picture takes no other with it twice"
+    )
+    for number in (2, 3, 4):
+        pool.answer(number)
+    assert [future.result(0).values["of"] for future in again] == ["0", "1", "2"]
+    assert now._lines[served[0].checksum].waiting == 0
 
 
 def test_secrets_of_the_service_are_not_handed_to_a_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

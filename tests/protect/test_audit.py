@@ -16,7 +16,7 @@ pytest.importorskip("sqlalchemy")
 
 from sagittal.database.connect import Database
 from sagittal.errors import ServeError
-from sagittal.protect.audit import EVENTS, START, Audit, read_records, verify
+from sagittal.protect.audit import EVENTS, START, Audit, make_record, read_records, verify
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "sagittal"
 
@@ -49,6 +49,15 @@ def test_chain_holds_and_hashes_are_those_of_the_records(db: Database, trail: Au
     expected = sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     assert second["hash"] == expected
     assert verdict.head == f"7:{list(read_records(db))[-1]['hash']}"
+
+
+def test_records_that_go_together_stand_one_after_the_other(db: Database, trail: Audit) -> None:
+    trail.record_all([make_record("eve", "predict", study_id=n) for n in (3, 1, 2)])
+    assert verify(db).records == 10
+    assert [record["study_id"] for record in read_records(db, after=7)] == [3, 1, 2]
+    with pytest.raises(ServeError, match="nothing was done"):
+        trail.record_all([make_record("eve", "predict"), {"actor": "eve"}])
+    assert verify(db).records == 10, "all or none"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ pytest.importorskip("sqlalchemy")
 from sagittal.database.connect import Database
 from sagittal.errors import ConfigError
 from sagittal.protect import links, sessions, tokens
+from sagittal.protect.known_tokens import KNOWN_S, KnownTokens
 from sagittal.protect.roles import PERMISSIONS, ROLES, check_role, permissions
 from sagittal.protect.users import User, add_user, administrators, change_user, find_name, list_users, log_in
 
@@ -193,6 +194,27 @@ def test_token_needs_a_name_and_a_time_that_is_one(db: Database, ada: User, monk
     tokens.make_token(db, ada.id, "x")
     with pytest.raises(ConfigError, match="revoke one"):
         tokens.make_token(db, ada.id, "y")
+
+
+def test_a_token_is_remembered_for_a_second_and_no_longer_than_it_holds(db: Database, ada: User) -> None:
+    at = [100.0]
+    known = KnownTokens(db, clock=lambda: at[0])
+    secret, token = tokens.make_token(db, ada.id, "script")
+    assert known.recall(secret) is None
+    assert known.find(secret) == known.recall(secret) == (ada, token.id)
+    assert known.recall(secret + "x") is None
+    at[0] += KNOWN_S + 0.01
+    assert known.recall(secret) is None
+    known.find(secret)
+    change_user(db, ada.id, role="engineer")
+    assert known.recall(secret) is None, "a role that is taken away holds at once"
+    found = known.find(secret)
+    assert found is not None
+    assert found[0].role == "engineer"
+    tokens.revoke_token(db, token.id)
+    assert known.recall(secret) is None
+    assert known.find(secret) is None
+    assert known.recall(secret) is None
 
 
 # Links

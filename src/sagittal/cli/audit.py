@@ -12,7 +12,7 @@ import typer
 from sagittal.cli.command import Desk, command
 from sagittal.cli.exits import Exit
 from sagittal.cli.serve import Data, ServeConfig, read
-from sagittal.errors import ConfigError, nearest
+from sagittal.errors import ConfigError, nearest, require
 
 ACTIONS = ("verify", "export")
 
@@ -48,6 +48,7 @@ def audit(
     number, _, digest = expect.partition(":")
     if expect and not (number.isdigit() and len(digest) == 64):
         raise ConfigError("--expect: expected NUMBER:HASH as 'sagittal audit verify' prints it")
+    require("sqlalchemy", feature="sagittal audit", extra="serve")
     given = read(config, {"server.data": data})
     from sagittal.database.connect import Database
     from sagittal.protect.audit import Audit, read_records, verify

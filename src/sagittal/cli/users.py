@@ -8,7 +8,7 @@ import typer
 
 from sagittal.cli.command import Desk, command
 from sagittal.cli.serve import Data, ServeConfig, read
-from sagittal.errors import ConfigError, nearest
+from sagittal.errors import ConfigError, nearest, require
 
 if TYPE_CHECKING:
     from sagittal.database.connect import Database
@@ -50,6 +50,7 @@ def users(
     """
     if action not in ACTIONS:
         raise ConfigError(f"unknown action '{action}'. {nearest(action, ACTIONS)}")
+    require("sqlalchemy", feature="sagittal users", extra="serve")
     given = read(config, {"server.data": data})
     from sagittal.database.connect import Database
     from sagittal.protect.audit import Audit

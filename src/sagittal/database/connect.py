@@ -59,6 +59,8 @@ class Database:
         See :func:`sagittal.database.clock.now`.
     wait_s : float
         Seconds that a locked database is waited for.
+    access_changes : int
+        Counts what this process changed of users and tokens, for those who remember them.
     """
 
     def __init__(self, engine: sa.Engine, writers: sa.Engine, *, wait_s: float = WAIT_S) -> None:
@@ -67,6 +69,7 @@ class Database:
         self.dialect = engine.dialect.name
         self.wait_s = wait_s
         self.clock = Clock()
+        self.access_changes = 0
         self._lock = threading.Lock()
         self._owner = 0
         self._locked_s = 0.0

@@ -3,12 +3,13 @@
 It is started by :mod:`sagittal.jobs.worker` alone. Studies are read from the archive by their paths and their results are
 written into a folder; only what fits into a line of JSON, and small pictures, come through the pipe. One thread reads the
 pipe, one says every second that the process is alive and how far it is, and the main thread works: a study at a time, or
-as many small pictures as wait.
+the small pictures of one message.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import queue
 import signal
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
 
 #: Seconds between two signs of life.
 BEAT_S = 1.0
-#: Small pictures that are answered together, and how long the second of them is waited for while others came together.
-MOST_TOGETHER, TOGETHER_S = 32, 0.002
-#: Kinds of requests that are answered together where they wait.
-_TOGETHER = "instant"
 
 
 @dataclass
@@ -94,13 +91,26 @@ def infer(station: Station, request: Mapping[str, Any]) -> Mapping[str, Any]:
     return answer_tensors(_model(station), request["tensors"])
 
 
+def instant(station: Station, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Answer small pictures, each as JSON: see :func:`sagittal.jobs.answer_instant.answer_pictures`."""
+    from sagittal.jobs.answer_instant import answer_pictures
+
+    found = answer_pictures(_model(station), request["files"])
+    return {"answers": [one if "error" in one else _as_json(one) for one in found]}
+
+
+def _as_json(answer: Mapping[str, Any]) -> bytes:
+    """An answer as it goes out; the service hands it on as it is."""
+    return json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
 def _model(station: Station) -> AnyModel:
     if station.model is None:
         raise PackageError("no model was loaded")
     return station.model
 
 
-HANDLERS: dict[str, Handler] = {"load": load, "answer": answer, "infer": infer}
+HANDLERS: dict[str, Handler] = {"load": load, "answer": answer, "instant": instant, "infer": infer}
 
 
 def serve(channel: Channel, handlers: Mapping[str, Handler] | None = None) -> None:
@@ -116,18 +126,10 @@ def serve(channel: Channel, handlers: Mapping[str, Handler] | None = None) -> No
     known = HANDLERS if handlers is None else handlers
     threading.Thread(target=_read, args=(station,), daemon=True, name="sagittal-requests").start()
     threading.Thread(target=_beat, args=(station,), daemon=True, name="sagittal-beat").start()
-    kept: dict[str, Any] | None = None
-    several = False
     while True:
-        request = kept if kept is not None else station.waiting.get()
-        kept = None
+        request = station.waiting.get()
         if request["do"] == "stop":
             return
-        if request["do"] == _TOGETHER:
-            group, kept = _gather(station, request, several)
-            several = len(group) > 1
-            _instant(station, group)
-            continue
         station.progress, station.at = 0.0, int(request["id"])
         try:
             handler = known.get(request["do"])
@@ -138,36 +140,6 @@ def serve(channel: Channel, handlers: Mapping[str, Handler] | None = None) -> No
             reply = {"id": request["id"], **describe(error)}
         station.at = -1
         channel.send(reply)
-
-
-def _gather(
-    station: Station, first: dict[str, Any], several: bool
-) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """All small pictures that wait; while they come in numbers, a moment for one more. And the request that is none."""
-    group = [first]
-    while len(group) < MOST_TOGETHER:
-        try:
-            request = station.waiting.get(timeout=TOGETHER_S) if several else station.waiting.get_nowait()
-        except queue.Empty:
-            break
-        if request["do"] != _TOGETHER:
-            return group, request
-        group.append(request)
-    return group, None
-
-
-def _instant(station: Station, group: list[dict[str, Any]]) -> None:
-    from sagittal.jobs.answer_instant import answer_pictures
-
-    station.progress, station.at = 0.0, int(group[0]["id"])
-    try:
-        answers = answer_pictures(_model(station), [request["file"] for request in group])
-        replies = [{"id": request["id"], "ok": one} for request, one in zip(group, answers, strict=True)]
-    except Exception as error:
-        replies = [{"id": request["id"], **describe(error)} for request in group]
-    station.at = -1
-    for reply in replies:
-        station.channel.send(reply)
 
 
 def _read(station: Station) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,9 +56,9 @@ _PIECE = 2000
 
 @dataclass
 class _Entry:
-    """A record that waits for its place in the chain."""
+    """Records that wait for their place in the chain."""
 
-    values: dict[str, Any]
+    records: Sequence[Mapping[str, Any]]
     done: bool = False
     error: Exception | None = field(default=None)
 
@@ -134,17 +134,17 @@ class Audit:
             If it cannot be written. Whoever asked must then not do what was to be recorded (no fail-open, OWASP ASVS
             5.0 16.5.3).
         """
-        entry = _Entry(
-            {
-                "actor": actor[:256],
-                "role": role,
-                "address": address[:64],
-                "action": action,
-                "study_id": study_id,
-                "outcome": outcome,
-                "details": json.loads(_canonical(dict(details or {}))),
-            }
-        )
+        self.record_all([make_record(actor, action, role, address, study_id, outcome, details)])
+
+    def record_all(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """As :meth:`record`, of records that :func:`make_record` made; all or none of them.
+
+        Raises
+        ------
+        ServeError
+            If they cannot be written.
+        """
+        entry = _Entry(records)
         with self._list:
             self._waiting.append(entry)
         with self._turn:  # whoever comes first writes for all that wait
@@ -159,14 +159,35 @@ class Audit:
         error: Exception | None = None
         try:
             with self._db.write() as connection:
-                _append(connection, [entry.values for entry in batch], clock.now(self._db))
+                _append(connection, [record for entry in batch for record in entry.records], clock.now(self._db))
         except Exception as trouble:
             error = trouble
         for entry in batch:
             entry.done, entry.error = True, error
 
 
-def _append(connection: Connection, entries: list[dict[str, Any]], now: float) -> None:
+def make_record(
+    actor: str,
+    action: str,
+    role: str = "",
+    address: str = "",
+    study_id: int | None = None,
+    outcome: str = "done",
+    details: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A record that has no place in the chain yet; see :meth:`Audit.record`."""
+    return {
+        "actor": actor[:256],
+        "role": role,
+        "address": address[:64],
+        "action": action,
+        "study_id": study_id,
+        "outcome": outcome,
+        "details": json.loads(_canonical(dict(details or {}))),
+    }
+
+
+def _append(connection: Connection, entries: list[Mapping[str, Any]], now: float) -> None:
     if connection.dialect.name == "postgresql":  # SQLite has one writer at a time anyway
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
     last = connection.execute(

@@ -126,4 +126,6 @@ def revoke_token(db: Database, token_id: int, user_id: int | None = None) -> boo
     if user_id is not None:
         asked = asked.where(table.c.user_id == user_id)
     with db.write() as connection:
-        return bool(connection.execute(asked.values(revoked_at=clock.now(db))).rowcount)
+        ended = bool(connection.execute(asked.values(revoked_at=clock.now(db))).rowcount)
+    db.access_changes += 1
+    return ended

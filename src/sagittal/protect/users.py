@@ -168,6 +168,7 @@ def change_user(
                 .where(tokens.c.user_id == user_id, tokens.c.revoked_at.is_(None))
                 .values(revoked_at=clock.now(db))
             )
+    db.access_changes += 1
     changed = find_user(db, user_id)
     if changed is None:
         raise ConfigError(f"there is no user {user_id}")

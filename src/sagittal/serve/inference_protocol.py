@@ -77,12 +77,17 @@ class SwitchedOff:
 
     def names(self) -> frozenset[str]:
         """As they were within the last second."""
+        known = self.recall()
+        if known is None:
+            now = time.monotonic()
+            known = models_off(self._db)
+            self._known = (now, known)
+        return known
+
+    def recall(self) -> frozenset[str] | None:
+        """The same without asking the database; ``None`` where that must be done."""
         at, names = self._known
-        now = time.monotonic()
-        if at < 0 or now - at > 1.0:
-            names = models_off(self._db)
-            self._known = (now, names)
-        return names
+        return names if at >= 0 and time.monotonic() - at <= 1.0 else None
 
     def forget(self) -> None:
         """One of them was switched."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import mimetypes
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,14 @@ from sagittal.archive.refused import ArchiveFull, Refused, record_refusal
 from sagittal.database.schema import jobs, results, studies
 from sagittal.errors import ReadError
 from sagittal.jobs.packages import ServedModel
-from sagittal.jobs.predict_now import MOST_BYTES, Busy
+from sagittal.jobs.predict_now import MOST_BYTES, Busy, Instant, PredictNow
 from sagittal.jobs.worker import AnswerError, WorkerEnded
 from sagittal.serve.file_streams import in_thread
 from sagittal.serve.inference_protocol import model_named, switched_off
 from sagittal.serve.media_types import parse_media_type
 from sagittal.serve.multipart import MultipartReader, PartBegin, PartData
 from sagittal.serve.page_rows import iso
+from sagittal.serve.recorder import Recorder
 from sagittal.serve.security import Caller, allow
 from sagittal.serve.study_page import check_key
 from sagittal.serve.upload_files import Uploading, queue_upload
@@ -120,7 +121,8 @@ async def _only_instant(app: FastAPI) -> ServedModel | None:
     if len(models) != 1 or not (models[0].instant and models[0].answers):
         return None
     only: ServedModel = models[0]
-    return None if only.name in await in_thread(switched_off(app).names) else only
+    off = switched_off(app).recall()
+    return None if only.name in (await in_thread(switched_off(app).names) if off is None else off) else only
 
 
 def _only_file(body: bytes, boundary: str) -> bytes:
@@ -141,14 +143,12 @@ async def _at_once(request: Request, caller: Caller, model: ServedModel, picture
     instant = service.predict_now
     details = {"model": model.name, "version": model.version, "how": "picture"}
     # The record is on the disk before the answer goes out; it is written while the model computes.
-    told = in_thread(
-        partial(service.audit.record, caller.name, "predict", role=caller.role, address=caller.address, details=details)
+    record = recorder(request.app).record(
+        caller.name, "predict", role=caller.role, address=caller.address, details=details
     )
-    record = asyncio.ensure_future(told)
     try:
         if service.pool.ready(model.checksum):
-            future: Future[Any] = instant.submit(model, picture)
-            answer = await asyncio.wrap_future(future)
+            answer = await asyncio.wrap_future(instant.submit(model, picture))
         else:
             answer = await _waited(instant.predict, model, picture)
     except WorkerEnded:
@@ -159,20 +159,28 @@ async def _at_once(request: Request, caller: Caller, model: ServedModel, picture
         raise HTTPException(503 if error.again else 422, str(error)) from error
     finally:
         await record
-    if "error" in answer:
-        status = 400 if answer["error"] in {"ReadError", "ConfigError", "DataError"} else 422
-        raise HTTPException(status, str(answer["message"]))
-    return JSONResponse(answer)
+    if answer.error:
+        status = 400 if answer.error in {"ReadError", "ConfigError", "DataError"} else 422
+        raise HTTPException(status, answer.message)
+    return Response(answer.body, media_type="application/json")
 
 
-async def _waited(function: Callable[..., Any], *given: Any) -> Any:
+def recorder(app: FastAPI) -> Recorder:
+    """The one of an application."""
+    if getattr(app.state, "recorder", None) is None:
+        app.state.recorder = Recorder(app.state.service.audit)
+    found: Recorder = app.state.recorder
+    return found
+
+
+async def _waited(function: Callable[..., Instant], *given: Any) -> Instant:
     """Call what may take as long as a model takes to load."""
     return await asyncio.get_running_loop().run_in_executor(_WAITING, partial(function, *given))
 
 
-async def _again(instant: Any, model: ServedModel, picture: bytes) -> Any:
+async def _again(instant: PredictNow, model: ServedModel, picture: bytes) -> Instant:
     try:
-        return await _waited(instant.predict, model, picture)
+        return await _waited(lambda: instant.submit(model, picture, alone=True).result())
     except (WorkerEnded, AnswerError) as error:
         raise HTTPException(503, str(error)) from error
 

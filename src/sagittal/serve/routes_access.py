@@ -16,6 +16,7 @@ from sagittal.protect.links import find_link, use_link
 from sagittal.protect.oidc import Refusal, admit
 from sagittal.protect.sessions import end_session, start_session
 from sagittal.protect.users import User, change_user, find_user, log_in, plain_name
+from sagittal.serve.answers import log_trouble, request_id
 from sagittal.serve.security import (
     SAFE,
     AnyUser,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 router = APIRouter(prefix="/api", tags=["access"])
 
 _OIDC_S = 600
+#: The page for signing in, which says that the identity provider let nobody in, or did not answer.
+_NOT_LET_IN, _NO_PROVIDER = "/signin?problem=refused", "/signin?problem=provider"
 #: Logins at work or waiting for their turn.
 _MOST_HASHING = 100
 Secret = Annotated[str, Path(min_length=20, max_length=100, pattern=r"^[\w-]+$")]
@@ -240,7 +243,8 @@ def oidc_start(request: Request) -> Response:
     try:
         address, secret = service.oidc.start(_back(service))
     except ServeError as error:
-        raise HTTPException(503, "the identity provider does not answer") from error
+        log_trouble(error, request_id(request.scope))
+        return RedirectResponse(_NO_PROVIDER, 303)
     response = RedirectResponse(address, 303)
     set_cookie(request.scope, response.headers, secret, "sagittal-oidc", lasts_s=_OIDC_S)
     return response
@@ -254,7 +258,10 @@ async def oidc_back(
     iss: Annotated[str | None, Query(max_length=512)] = None,
     error: Annotated[str | None, Query(max_length=256)] = None,
 ) -> Response:
-    """Where the identity provider sends the browser back to; begins a session, and goes to the first page."""
+    """Where the identity provider sends the browser back to; begins a session, and goes to the first page.
+
+    Where it lets nobody in, it goes to the page for signing in, which says so.
+    """
     service = _limited(request)
     if service.oidc is None:
         raise HTTPException(404, "no identity provider is configured")
@@ -278,14 +285,12 @@ def _admit(service: Service, request: Request, response: Response, answer: dict[
             "nobody", "login", address=address, outcome="refused", details={"way": "oidc", "reason": str(refusal)}
         )
         service.metrics.login("oidc", "refused")
-        used = dict(response.headers.items())  # the cookie was for one answer: whoever failed begins again
-        raise HTTPException(
-            403,
-            "the identity provider's answer lets nobody in; ask an administrator",
-            {"Set-Cookie": used["set-cookie"]},
-        ) from refusal
+        response.headers["location"] = _NOT_LET_IN  # a browser comes here, and a person reads what it shows
+        return response
     except ServeError as trouble:
-        raise HTTPException(503, "the identity provider does not answer") from trouble
+        log_trouble(trouble, request_id(request.scope))
+        response.headers["location"] = _NO_PROVIDER
+        return response
     _enter(service, request, response, user, "oidc")
     return response
 

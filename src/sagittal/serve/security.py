@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sagittal.errors import ServeError
 from sagittal.protect.roles import Permission, permissions
 from sagittal.protect.sessions import find_session
-from sagittal.protect.tokens import find_token
+from sagittal.protect.users import User
 from sagittal.serve.answers import send_error
 
 if TYPE_CHECKING:
@@ -199,10 +199,12 @@ class Gate:
         is_open = any(scope["method"] in methods and pattern.match(scope["path"]) for methods, pattern in self._open)
         if not is_open:
             address = _address(scope)
-            # Threads of its own: a hundred answers that take their time never keep others from being told who they are.
-            caller = await to_thread.run_sync(
-                _find_caller, self._service, scope, headers, address, limiter=self._threads
-            )
+            caller = _recalled(self._service, headers, address)
+            if caller is None:
+                # Threads of its own: a hundred answers that take their time never keep others from being told who they are.
+                caller = await to_thread.run_sync(
+                    _find_caller, self._service, scope, headers, address, limiter=self._threads
+                )
             if isinstance(caller, _Answer):
                 await send_error(scope, receive, send, caller.status, caller.text, caller.headers)
                 return
@@ -215,6 +217,13 @@ class _Answer:
     status: int
     text: str
     headers: tuple[tuple[str, str], ...] = ()
+
+
+def _recalled(service: Service, headers: Headers, address: str) -> Caller | _Answer | None:
+    """The caller with a token that was looked up a moment ago; the database is not asked, and no thread waited for."""
+    token = bearer(headers.get("authorization", ""))
+    found = service.known_tokens.recall(token) if token else None
+    return None if found is None else _let_in(service, *found, address)
 
 
 def _find_caller(service: Service, scope: Scope, headers: Headers, address: str) -> Caller | _Answer:
@@ -243,11 +252,14 @@ def _by_token(service: Service, scope: Scope, token: str, address: str) -> Calle
         return Caller("metrics", "machine", None, "metrics", address)
     if service.rates.strangers.wait_s(address) > 0:
         return _Answer(429, "too many wrong tokens from this address", (("Retry-After", "60"),))
-    found = find_token(service.db, token)
+    found = service.known_tokens.find(token)
     if found is None:
         service.rates.strangers.take(address)
         return _Answer(401, "this token is unknown, over or revoked", (("WWW-Authenticate", "Bearer"),))
-    user, token_id = found
+    return _let_in(service, *found, address)
+
+
+def _let_in(service: Service, user: User, token_id: int, address: str) -> Caller | _Answer:
     wait_s = service.rates.tokens.take(str(token_id))
     if wait_s > 0:
         return _Answer(429, "too many requests with this token", (("Retry-After", str(int(wait_s) + 1)),))

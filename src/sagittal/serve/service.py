@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from sagittal.jobs.supervise import Handler, Supervisor, Tick
 from sagittal.node.dicom_node import DicomNode
 from sagittal.node.pdu import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from sagittal.protect.audit import Audit
+from sagittal.protect.known_tokens import KnownTokens
 from sagittal.protect.links import make_link
 from sagittal.protect.rate import Rate
 from sagittal.protect.sessions import sweep_sessions
@@ -142,6 +143,11 @@ class Service:
 
     def __post_init__(self) -> None:
         add_checks(self.health, self)
+
+    @cached_property
+    def known_tokens(self) -> KnownTokens:
+        """Tokens that were looked up a moment ago."""
+        return KnownTokens(self.db)
 
     def stop(self) -> None:
         """End everything in the other order in which it was started; one part that fails does not keep the others."""

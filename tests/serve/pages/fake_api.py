@@ -560,6 +560,8 @@ def make_fake(data: Path, phantoms: Phantoms) -> tuple[FastAPI, Fake]:
             }
         if path == "tokens":
             return {"id": 9, "name": body["name"], "token": "sg_synthetic-token"}
+        if path == "fetch" or path.endswith("/earlier"):
+            return {"job": 12}
         if path.endswith("/test"):
             return {"ok": True, "seconds": 0.02, "message": "C-ECHO answered"}
         return {"status": "done"}
@@ -687,6 +689,7 @@ def _admin(fake: Fake) -> dict[str, Any]:
         for n in range(10)
     ]
     return {
+        "pacs": {"pacs": ["hospital-pacs", "old-archive"]},
         "models": {
             "models": [
                 model | {"name": "lung-nodules", "on": fake.models_on["lung-nodules"]},

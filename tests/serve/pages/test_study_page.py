@@ -286,6 +286,18 @@ def test_what_the_model_is_for_and_why_this_series_can_be_read(open_page: Open) 
     assert page.locator("#part-objects a").first.get_attribute("href") == "/api/objects/100"
 
 
+def test_earlier_studies_are_fetched_from_a_pacs(open_page: Open, fake: Any) -> None:
+    page = open_page("/study/1")
+    ready(page)
+    page.locator("#part-earlier summary").click()
+    page.locator("#fetch-earlier").click()
+    page.locator("dialog select[name=pacs]").select_option("old-archive")
+    page.locator("dialog input[name=most]").fill("3")
+    page.keyboard.press("Enter")
+    page.locator("#notices").get_by_text("It is being fetched.").wait_for()
+    assert fake.posted[-1] == ("studies/1/earlier", {"pacs": "old-archive", "most": 3})
+
+
 def test_an_abstention_says_so_before_any_number(open_page: Open) -> None:
     page = open_page("/study/4")
     page.locator(".caution").wait_for()

@@ -46,6 +46,22 @@ def test_waiting_times_go_on_and_those_of_answers_do_not(open_page: Open) -> Non
     assert answered.inner_text() == still
 
 
+def test_a_study_is_fetched_from_a_pacs_by_its_accession_number(open_page: Open, fake: Any) -> None:
+    page = open_page("/")
+    page.locator("#fetch").click()
+    page.keyboard.press("Escape")
+    page.locator("dialog").wait_for(state="detached")
+    assert not [path for path, _ in fake.posted if path == "fetch"]
+    page.locator("#fetch").click()
+    page.locator("dialog input[name=accession]").fill("A*")
+    page.locator("dialog button[type=submit]").click()
+    assert page.locator("dialog").count() == 1, "no wildcards"
+    page.locator("dialog input[name=accession]").fill(" A-2041 ")
+    page.keyboard.press("Enter")
+    page.locator("#notices").get_by_text("It is being fetched.").wait_for()
+    assert fake.posted[-1] == ("fetch", {"pacs": "hospital-pacs", "accession": "A-2041"})
+
+
 def test_search_waits_until_typing_ends_and_asks_once(open_page: Open, fake: Any) -> None:
     page = open_page("/")
     rows(page).first.wait_for()

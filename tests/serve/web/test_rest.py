@@ -86,11 +86,15 @@ class FakePool:
                     "gate_score": np.full(count, np.nan),
                 }
             )
-        elif request["file"].startswith(b"\x89PNG"):
-            future.set_result({"state": "answered", "kind": "classes", "decision": ["malignant"], "classes": []})
         else:
-            future.set_result({"error": "ReadError", "message": "not an image that is read"})
+            future.set_result({"answers": [self.look(data) for data in request["files"]]})
         return future
+
+    @staticmethod
+    def look(data: bytes) -> bytes | dict[str, str]:
+        if data.startswith(b"\x89PNG"):
+            return b'{"state":"answered","kind":"classes","decision":["malignant"],"classes":[]}'
+        return {"error": "ReadError", "message": "not an image that is read"}
 
     def answer(self, checksum: str, request: Any, *, progress: Any = None) -> dict[str, Any]:
         self.asked.append(request)
@@ -142,7 +146,7 @@ def test_a_small_picture_is_answered_at_once(skin: Any) -> None:
     ):
         answer = post(skin, **given)
         assert (answer.status_code, answer.json()["decision"]) == (200, ["malignant"]), answer.text
-    assert [request["file"] for request in skin.service.pool.asked] == [PNG] * 3
+    assert [request["files"] for request in skin.service.pool.asked] == [[PNG]] * 3
     with skin.service.db.read() as c:
         told = c.execute(select(audit.c.action, audit.c.details).order_by(audit.c.number)).all()
         assert c.execute(select(func.count()).select_from(jobs)).scalar_one() == 0

@@ -20,7 +20,7 @@ const form = /** @type {HTMLFormElement} */ (byId("form"));
 const problem = byId("problem");
 byId("oidc").hidden = document.documentElement.dataset.oidc !== "yes";
 const search = new URLSearchParams(location.search);
-if (search.has("problem")) show(t("signin.oidc-failed"));
+if (search.has("problem")) show(t(search.get("problem") === "provider" ? "signin.oidc-silent" : "signin.oidc-failed"));
 
 if (await whoAmI().catch(() => null)) location.replace(nextPage(location.search));
 else sessionStorage.clear(); // what the one before looked for is nobody else's

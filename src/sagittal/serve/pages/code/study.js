@@ -3,6 +3,7 @@
 import { ApiError, get, post } from "./api.js";
 import { askPerson } from "./dialog.js";
 import { byId, el, refill } from "./dom.js";
+import { knownPacs } from "./fetch.js";
 import { age, day, duration, moment, personName } from "./format.js";
 import { listen } from "./live.js";
 import { begin, isTyping, may, quietly, showProblem, tell } from "./page.js";
@@ -19,6 +20,7 @@ const state = {
   /** @type {any} */ result: null,
   /** @type {any} */ series: null,
   shown: "",
+  /** @type {string[]} */ pacs: [], // that this person may fetch from
 };
 const stage = new Stage();
 const review = new Review({
@@ -37,6 +39,7 @@ listen(
   }, 300),
   () => {},
 );
+if (may(me, "steer")) state.pacs = await knownPacs();
 await load({});
 
 /**
@@ -160,6 +163,7 @@ function drawSide() {
     result: state.result,
     stage,
     me,
+    pacs: state.pacs,
     choose: (result) => {
       state.result = result;
       state.shown = "";

@@ -3,6 +3,7 @@
 import { post, remove } from "./api.js";
 import { confirmPerson } from "./dialog.js";
 import { bar, el, refill, sign } from "./dom.js";
+import { fetchEarlier } from "./fetch.js";
 import { count, day, moment, percent, version } from "./format.js";
 import { overlayList } from "./overlay_list.js";
 import { may, showProblem, tell } from "./page.js";
@@ -21,9 +22,9 @@ const opened = new Set(["overlays"]);
 /**
  * Draw the panel.
  * @param {HTMLElement} place
- * @param {{study: any, result: any, stage: any, me: any, choose: (result: any) => void}} given
+ * @param {{study: any, result: any, stage: any, me: any, pacs: string[], choose: (result: any) => void}} given
  */
-export function drawResult(place, { study, result, stage, me, choose }) {
+export function drawResult(place, { study, result, stage, me, pacs, choose }) {
   const focused = document.activeElement instanceof HTMLElement && place.contains(document.activeElement) ? document.activeElement.id : "";
   refill(
     place,
@@ -33,7 +34,7 @@ export function drawResult(place, { study, result, stage, me, choose }) {
     result && measurements(result),
     result && purpose(result),
     choices(study),
-    earlier(study),
+    earlier(study, pacs),
     result && downloads(result),
     may(me, "steer") && troubles(study),
     manage(study, me),
@@ -211,15 +212,16 @@ function choices(study) {
   );
 }
 
-function earlier(study) {
-  if (!study.earlier?.length) return null;
+function earlier(study, pacs) {
+  const known = study.earlier ?? [];
+  if (!known.length && !pacs.length) return null;
   return part(
     "earlier",
-    [t("study.earlier"), el("span", { class: "muted" }, ` (${count(study.earlier.length)})`)],
+    [t("study.earlier"), el("span", { class: "muted" }, ` (${count(known.length)})`)],
     el(
       "ul",
       {},
-      ...study.earlier.map((one) =>
+      ...known.map((one) =>
         el(
           "li",
           { class: "wraps" },
@@ -229,6 +231,7 @@ function earlier(study) {
         ),
       ),
     ),
+    pacs.length > 0 && el("div", { class: "downloads" }, actionButton(t("fetch.earlier"), () => fetchEarlier(study.id, pacs), { id: "fetch-earlier" })),
   );
 }
 

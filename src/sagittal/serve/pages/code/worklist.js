@@ -3,9 +3,10 @@
 import { get, query } from "./api.js";
 import { askPerson } from "./dialog.js";
 import { byId, el, replaceChildrenKeepingFocus, sign } from "./dom.js";
+import { fetchStudy, knownPacs } from "./fetch.js";
 import { count, duration } from "./format.js";
 import { listen } from "./live.js";
-import { begin, isTyping, quietly, showProblem } from "./page.js";
+import { begin, isTyping, may, quietly, showProblem } from "./page.js";
 import { t } from "./text.js";
 import { STATUSES, makeRow } from "./worklist_row.js";
 
@@ -25,7 +26,7 @@ const state = {
 /** @type {Map<number, import("./worklist_row.js").Row>} */
 const rows = new Map();
 
-await begin("worklist");
+const me = await begin("worklist");
 const form = /** @type {HTMLFormElement} */ (byId("filters"));
 restore();
 drawStatuses();
@@ -42,6 +43,7 @@ byId("clear").addEventListener("click", () => {
 byId("more").addEventListener("click", () => load({ more: true }));
 byId("keys").addEventListener("click", showKeys);
 document.addEventListener("keydown", onKey);
+if (may(me, "steer")) offerFetching();
 setInterval(tick, 1000);
 new IntersectionObserver((seen) => {
   if (seen.some((one) => one.isIntersecting) && !byId("more").hidden) load({ more: true });
@@ -56,6 +58,13 @@ function changed() {
   }
   sessionStorage.setItem(KEPT, JSON.stringify(state.filters));
   load();
+}
+
+/** A button for fetching a study, where the service knows a PACS. */
+async function offerFetching() {
+  const pacs = await knownPacs();
+  byId("fetch").hidden = !pacs.length;
+  byId("fetch").addEventListener("click", () => fetchStudy(pacs));
 }
 
 /** The filters as they were before a study was opened. They may hold a name: kept in this window only, not in addresses. */
