@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -266,6 +267,60 @@ def test_a_lone_volume_gets_the_same_answer(make_model, toy):
     for copies in (1, 2):  # whichever way was found faster
         predictor._learned["copies"] = copies
         np.testing.assert_allclose(predictor.logits(arrays[:1], tables[:1]), together[:1], atol=1e-5)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_faster_engine_gives_the_same_answers_and_is_dropped_when_it_fails(
+    make_model, toy, dimensions, monkeypatch, caplog
+):
+    pytest.importorskip("openvino")
+    from sagittal.model import engines, predictor
+
+    plan = toy.flat_plan(decide=DecidePlan(flips=(0,))) if dimensions == 2 else toy.volume_plan()
+    model, arrays = make_model(plan, members=2)
+    tables = np.zeros((5, 2), np.float32) if dimensions == 3 else None
+    expected, read = model.logits(arrays[:5], tables), toy.cases_of(plan, arrays[:1])[0]
+    probability = model.predict(read).probability
+    monkeypatch.setattr(predictor, "QUICK_MS", 1e9)
+    assert [choice.name for choice in model.predictor.speed_up()] == ["torch", "torch"]
+    monkeypatch.setattr(predictor, "QUICK_MS", 0.0)
+    monkeypatch.setattr(predictor, "choose_engine", partial(engines.choose_engine, asked=True))  # however slow here
+    monkeypatch.setattr(predictor, "installed", lambda: {"openvino": engines.OpenVinoEngine})
+    assert [choice.name for choice in model.predictor.speed_up()] == ["openvino", "openvino"]
+    np.testing.assert_allclose(model.logits(arrays[:5], tables), expected, atol=1e-4)
+    np.testing.assert_allclose(model.predict(read).probability, probability, atol=1e-4)
+
+    def fail(images):
+        raise RuntimeError("it broke")
+
+    broken = model.predictor._engines[1]
+    monkeypatch.setattr(broken, "run", fail)
+    np.testing.assert_allclose(model.logits(arrays[:5], tables), expected, atol=1e-4)
+    assert "going on with torch" in caplog.text
+    assert list(model.predictor._engines) == [0]
+
+
+def test_an_engine_that_sees_something_else_is_not_taken(make_model, monkeypatch):
+    from sagittal.model import predictor
+
+    class Wrong:
+        name = "wrong"
+
+        def __init__(self, parts, images):
+            self.parts = parts
+
+        def run(self, images):
+            with torch.inference_mode():
+                return self.parts(images)[0] + 0.1, None
+
+    model, arrays = make_model()
+    expected = model.logits(arrays[:3])
+    monkeypatch.setattr(predictor, "QUICK_MS", 0.0)
+    monkeypatch.setattr(predictor, "installed", lambda: {"wrong": Wrong})
+    (choice,) = model.predictor.speed_up()
+    assert choice.name == "torch"
+    assert "differs from torch" in choice.refused["wrong"]
+    np.testing.assert_array_equal(model.logits(arrays[:3]), expected)
 
 
 def test_the_table_matters_and_may_miss_values(make_model, toy):

@@ -1,6 +1,6 @@
 """The archive: a folder of received objects, and the rows by which they are found.
 
-<folder>/incoming/<random>.part        on their way in
+<folder>/incoming/<name>.part          on their way in
 <folder>/objects/000001/<hash>-<n>.dcm kept, 4,096 in a folder
 <folder>/files/000001/<hash>-<n>.json  results that are no DICOM objects
 <folder>/archive.lock                  held by the process that receives
@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import logging
 import os
 import secrets
 import shutil
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _log = logging.getLogger(__name__)
+#: What the disk has left is asked so often while objects come, and each time where less than so much is beyond the reserve.
+_FREE_S, _AMPLE = 0.05, 2**30
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,8 @@ class Archive:
         self._holder = -1
         self._troubles: frozenset[str] = frozenset()  # events that end when something is kept again
         self._receiving = 0
+        self._free = (float("-inf"), 0)  # when the disk was asked, and the bytes that it had left, less what came since
+        self._names, self._numbers = secrets.token_hex(8), itertools.count()
         with told():
             for path in (folder, self.incoming, self.shelves.path, self.files.path):
                 path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -210,7 +216,7 @@ class Archive:
 
     def _store_file(self, data: bytes, suffix: str) -> Kept:
         digest = hashlib.sha256(data).hexdigest()
-        part = self.incoming / f"{secrets.token_hex(16)}.part"
+        part = self.new_part()
         with told():
             self.check_space(len(data))
             file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
@@ -218,7 +224,7 @@ class Archive:
                 hold(file)
                 write_all(file, [data])
                 flush(file)
-                place = self.files.put(part, f"{digest}-{secrets.token_hex(4)}{suffix}")
+                place = self.files.put(part, f"{digest}-{self.new_name()}{suffix}")
             except BaseException:
                 with suppress(OSError):
                     os.unlink(part)
@@ -258,13 +264,25 @@ class Archive:
         ------
         ArchiveFull
         """
-        with told():
-            free = shutil.disk_usage(self.folder).free
+        at, free = self._free
+        if time.monotonic() - at > _FREE_S or free - more < self.limits.disk_reserve + _AMPLE:
+            with told():
+                free = shutil.disk_usage(self.folder).free
+            at = time.monotonic()
+        self._free = (at, free - more)
         if free - more < self.limits.disk_reserve:
             raise ArchiveFull(
                 f"the disk of the archive has {free / 2**30:.1f} GiB left, and {self.limits.disk_reserve / 2**30:.1f} "
                 "GiB are kept free: free some space, or give it more"
             )
+
+    def new_name(self) -> str:
+        """A name that no other file of the archive has: of this process, and a number."""
+        return f"{self._names}{next(self._numbers):x}"
+
+    def new_part(self) -> Path:
+        """Where a file lies while it comes in."""
+        return self.incoming / f"{self.new_name()}.part"
 
     def forget(self) -> None:
         """Look up studies and series again; for whoever deletes their rows."""
@@ -274,7 +292,7 @@ class Archive:
 
     def keep(self, part: Path, arrival: Arrival) -> Receipt:
         """Give a flushed file its name and its rows; for :class:`Incoming`."""
-        arrival.path = "objects/" + self.shelves.put(part, f"{arrival.sha256}-{secrets.token_hex(4)}.dcm")
+        arrival.path = "objects/" + self.shelves.put(part, f"{arrival.sha256}-{self.new_name()}.dcm")
         try:
             receipt = self.settle(arrival)
         except SagittalError:

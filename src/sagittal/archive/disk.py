@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -60,7 +60,7 @@ def flush(file: int) -> None:
     os.fsync(file)
 
 
-def write_all(file: int, pieces: list[bytes]) -> None:
+def write_all(file: int, pieces: Sequence[bytes | memoryview]) -> None:
     """Write all of some pieces, in few calls of the system."""
     for first in range(0, len(pieces), 512):  # IOV_MAX is 1024 on Linux
         part = [memoryview(piece) for piece in pieces[first : first + 512] if piece]

@@ -1,6 +1,6 @@
 """Receiving one object: bytes come in, and only when they are safe on the disk and indexed is there a receipt.
 
-In this order: the bytes go into ``incoming/<random>.part``, with a cap; the file is flushed; it is renamed to a name made
+In this order: the bytes go into ``incoming/<name>.part``, with a cap; the file is flushed; it is renamed to a name made
 of our own hash of it; the folder is flushed; the rows are written with full synchronisation; the receipt is given.
 Whatever fails before leaves nothing behind but, after a power loss, a file that the next start deletes or indexes.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +27,9 @@ if TYPE_CHECKING:
     from sagittal.archive.archive import Archive
 
 Outcome = Literal["stored", "already", "conflict"]
-#: Bytes that are gathered before they are written and their header is understood: while the sender sends the rest.
-_GATHERED = 2**17
+#: Bytes that are gathered before they are written and their header is understood, while the sender sends the rest; and
+#: those from which on a piece is written as it lies in its sender's buffer, without a copy.
+_GATHERED, _LARGE = 2**17, 2**15
 #: Stands for the bytes of a file that is still coming in.
 _UNKNOWN = 2**62
 
@@ -102,7 +102,7 @@ class Incoming:
         if self._over:
             raise ServeError("the object was finished or abandoned before")
         try:
-            piece = data if isinstance(data, bytes) else bytes(data)
+            piece = data if isinstance(data, bytes) else memoryview(data)
             if self._size + len(piece) > self._archive.limits.most_object:
                 raise Refused("too-large", f"more than the {self._archive.limits.most_object:,} bytes that are allowed")
             if not self._begun:
@@ -162,22 +162,25 @@ class Incoming:
         start, self.cleaned = harmless(start if is_part_10(start) else with_meta(start))
         self._take(start)
 
-    def _take(self, piece: bytes) -> None:
+    def _take(self, piece: bytes | memoryview) -> None:
+        """Take a piece; what it lies in may be used again when this returns."""
         self._sha.update(piece)
-        self._pieces.append(piece)
         self._size += len(piece)
         self._gathered += len(piece)
-        if self._gathered >= _GATHERED:
-            self._write()
+        if self._gathered >= _GATHERED or (self._file >= 0 and len(piece) >= _LARGE):
+            self._write(piece)
+        else:
+            self._pieces.append(piece if isinstance(piece, bytes) else bytes(piece))
 
-    def _write(self) -> None:
+    def _write(self, last: bytes | memoryview) -> None:
+        pieces = [*self._pieces, last]
         with told():
             if self._file < 0:
-                self._head = b"".join(self._pieces)
+                self._head = b"".join((*self._pieces, memoryview(last)[:_GATHERED]))
                 self._look_early()
                 self._open()
             self._archive.check_space(self._gathered)
-            write_all(self._file, self._pieces)
+            write_all(self._file, pieces)
         self._pieces, self._gathered = [], 0
 
     def _look_early(self) -> None:
@@ -190,7 +193,7 @@ class Incoming:
             self._header.keep()
 
     def _open(self) -> None:
-        self._part = self._archive.incoming / f"{secrets.token_hex(16)}.part"
+        self._part = self._archive.new_part()
         self._file = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
         hold(self._file)
 
@@ -205,7 +208,7 @@ class Incoming:
                 write_all(self._file, self._pieces)
         else:
             if self._pieces:
-                self._write()
+                self._write(b"")
             header = self._understood(self._head)
         self._pieces, self._head = [], b""
         with told():

@@ -66,15 +66,20 @@ def load(station: Station, request: Mapping[str, Any]) -> Mapping[str, Any]:
     """Load the model, and run it once on nothing, so that the first study does not wait for what a first run makes."""
     import torch
 
-    from sagittal.jobs.warm import choose_threads, facts_of, warm_up
+    from sagittal.jobs.warm import choose_threads, facts_of, speed_up, warm_up
     from sagittal.model.load import load_model
 
     with contextlib.suppress(RuntimeError):  # it was set, and may be set only once
         torch.set_num_interop_threads(1)
     station.model = load_model(Path(request["path"]), device=str(request.get("device", "cpu")))
     threads = choose_threads(station.model, int(request["threads"]))
+    engines = speed_up(station.model)
     seconds = warm_up(station.model)
-    return {"facts": {**facts_of(station.model), "threads": threads}, "warm_s": seconds, "pid": os.getpid()}
+    return {
+        "facts": {**facts_of(station.model), "threads": threads, "engines": engines},
+        "warm_s": seconds,
+        "pid": os.getpid(),
+    }
 
 
 def answer(station: Station, request: Mapping[str, Any]) -> Mapping[str, Any]:

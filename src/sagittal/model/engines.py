@@ -222,6 +222,11 @@ def _silence() -> Iterator[None]:
 Candidate = Callable[["Parts", Tensor], Engine]
 
 
+def installed() -> dict[str, Candidate]:
+    """Engines of :data:`SAME_ANSWER` whose package is there."""
+    return {name: make for name, (make, package) in SAME_ANSWER.items() if importlib.util.find_spec(package)}
+
+
 def _torch_bf16(parts: Parts, images: Tensor) -> Engine:
     return TorchEngine(parts, images.device, bf16=True)
 
@@ -271,6 +276,7 @@ def choose_engine(
     enough: float = 0.0,
     asked: bool = False,
     narrower: bool = False,
+    together: int = 1,
 ) -> tuple[Engine, Choice]:
     """The fastest of the engines that give torch's answer.
 
@@ -290,14 +296,17 @@ def choose_engine(
         Whether a candidate is taken whatever its time.
     narrower : bool
         Whether it is taken whatever its difference, which is only told.
+    together : int
+        Images that are timed at once, as they will come.
     """
     began = time.perf_counter()
-    noise = torch.randn(images[:1].shape, generator=torch.Generator().manual_seed(0)).to(images.device)
+    several = torch.randn((together, *images.shape[1:]), generator=torch.Generator().manual_seed(0)).to(images.device)
+    noise = several[:1]
     probes = (noise, images[:1])
     answers = [reference.run(probe) for probe in probes]
     start = time.perf_counter()
-    reference.run(noise)
-    torch_ms = 1000 * (time.perf_counter() - start)
+    reference.run(several)
+    torch_ms = 1000 * (time.perf_counter() - start) / together
     best: Engine = reference
     ms, difference, refused = {reference.name: torch_ms}, {reference.name: 0.0}, {}
     for number, (name, make) in enumerate(candidates.items()):
@@ -311,8 +320,8 @@ def choose_engine(
             engine = make(reference.parts, images)
             found = [engine.run(probe) for probe in probes]
             start = time.perf_counter()
-            engine.run(noise)
-            took = 1000 * (time.perf_counter() - start)
+            engine.run(several)
+            took = 1000 * (time.perf_counter() - start) / together
         except Exception as error:  # whatever a converter cannot do, torch does
             _log.debug("engine %s failed", name, exc_info=True)
             refused[name] = f"cannot run this network ({type(error).__name__})"
@@ -444,7 +453,7 @@ class Engines:
         each = seconds / count
         if seconds + each * coming < CONVERSION_S + CHECKED_WINDOWS * each:
             return None
-        there = {name: make for name, (make, package) in SAME_ANSWER.items() if importlib.util.find_spec(package)}
+        there = installed()
         if not there:
             return self._torch, Choice("torch", {"torch": 1000 * each}, refused={"others": "none is installed"})
         return choose_engine(self._torch, images, candidates=there, enough=ENOUGH)

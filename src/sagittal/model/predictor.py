@@ -23,6 +23,7 @@ from sagittal.grid import Grid
 from sagittal.image import Image
 from sagittal.model.calibrate import Calibration, to_probabilities
 from sagittal.model.conformal import Conformal
+from sagittal.model.engines import ENOUGH, Choice, Engine, Parts, TorchEngine, choose_engine, installed
 from sagittal.model.gate import Gate, check_scope
 from sagittal.model.operating import OperatingPoint
 from sagittal.networks.heads import Network, pool
@@ -40,6 +41,10 @@ BATCH_NUMBERS = 8_000_000
 MAX_BATCH = 256
 #: Up to this many voxels it is tried whether a lone volume is faster computed twice at once.
 LONE_VOLUME = 96**3
+#: A network that answers within so many milliseconds is not converted: what is around it takes longer.
+QUICK_MS = 2.0
+#: Images that are timed together, and seconds after which no further engine is tried, where engines are compared.
+_TIMED, _COMPARE_S = 4, 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +78,41 @@ class Predictor:
     label: str
     device: torch.device
     _learned: dict[str, float] = field(default_factory=dict, repr=False)
+    _engines: dict[int, Engine] = field(default_factory=dict, repr=False)
+
+    def speed_up(self) -> tuple[Choice, ...]:
+        """Look for the fastest engine of each network, for someone who will ask for long, as a service does.
+
+        An engine is taken only where its feature maps are those of torch; see :mod:`sagittal.model.engines`. What the
+        networks have answered before stays as it is.
+
+        Returns
+        -------
+        tuple of Choice, one a network
+        """
+        if self.device.type != "cpu":
+            return tuple(Choice("torch") for _ in self.members)
+        shape = (_TIMED, self.plan.input.channels, *self.plan.prepare.size)
+        with torch.inference_mode():
+            images = self._to_device(np.zeros(shape, dtype=self.plan.prepare.store))
+        return tuple(self._speed_up(n, images) for n in range(len(self.members)))
+
+    def _speed_up(self, number: int, images: Tensor) -> Choice:
+        self._engines.pop(number, None)
+        reference = TorchEngine(Parts(self.members[number].encoder, embed=False), self.device)
+        reference.run(images)
+        start = time.perf_counter()
+        reference.run(images)
+        each_ms = 1000 * (time.perf_counter() - start) / len(images)
+        if each_ms < QUICK_MS:
+            return Choice("torch", {"torch": each_ms}, refused={"others": "not tried: torch is quick enough"})
+        engine, choice = choose_engine(
+            reference, images, candidates=installed(), limit_s=_COMPARE_S, enough=ENOUGH, together=len(images)
+        )
+        if engine is not reference:
+            self._engines[number] = engine
+        _log.info("network %d: %s", number, choice)
+        return choice
 
     def logits(self, arrays: Array, tables: Array | None = None, *, batch: int | None = None) -> Floats:
         """Mean logits of the members before calibration, (N, outputs) float64.
@@ -334,7 +374,7 @@ class Predictor:
             table = None
             if tables is not None:
                 table = torch.from_numpy(np.ascontiguousarray(tables, np.float32)).to(self.device)
-            lone = image.ndim == 5 and len(image) == 1 and image.device.type == "cpu"
+            lone = image.ndim == 5 and len(image) == 1 and image.device.type == "cpu" and not self._engines
             if lone and image[0, 0].numel() <= LONE_VOLUME:
                 return self._run_lone(image, table, embed)
             return self._run(image, table, embed)
@@ -359,9 +399,9 @@ class Predictor:
         flips = flip_sets(self.plan.decide.flips)
         total: Tensor | None = None
         features: list[Floats] = []
-        for member, weight in zip(self.members, self.weights, strict=True):
+        for number, (member, weight) in enumerate(zip(self.members, self.weights, strict=True)):
             for axes in flips:
-                maps = member.feature_map(torch.flip(image, axes) if axes else image)
+                maps = self._maps(number, torch.flip(image, axes) if axes else image)
                 answer = member.classify_features(maps, table).double() * (weight / len(flips))
                 total = answer if total is None else total + answer
                 if embed and not axes:
@@ -369,6 +409,17 @@ class Predictor:
         if total is None:
             raise ConfigError("a model needs at least one network")
         return total.cpu().numpy(), features
+
+    def _maps(self, number: int, image: Tensor) -> Tensor:
+        """The feature map of one network, by the engine that was found for it."""
+        engine = self._engines.get(number)
+        if engine is not None:
+            try:
+                return engine.run(image)[0]
+            except Exception as error:
+                _log.warning("engine %s failed (%s): going on with torch", engine.name, type(error).__name__)
+                self._engines.pop(number, None)
+        return self.members[number].feature_map(image)
 
     def _to_device(self, arrays: Array) -> Tensor:
         stored = torch.from_numpy(np.ascontiguousarray(arrays)).to(self.device)

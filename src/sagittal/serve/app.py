@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sagittal.serve.service import Service
 
 #: Modules of routes; each has a ``router`` whose routes have whole paths.
-ROUTES = ("routes_access", "routes_users", "health", "metrics", "inference_protocol", "rest", "worklist", "dicomweb")
+ROUTES = ("rest", "routes_access", "routes_users", "health", "metrics", "inference_protocol", "worklist", "dicomweb")
 #: Modules that add pages and folders of files: each has ``add_pages(app)``.
 PAGES = ("web_pages",)
 
