@@ -1,4 +1,4 @@
-"""The viewers of others as they are installed: set SAGITTAL_TEST_VIEWERS to a folder that `sagittal viewer install` filled."""
+"""The viewers of others as they are installed: fetched from the npm registry, or of the folder SAGITTAL_TEST_VIEWERS."""
 
 from __future__ import annotations
 
@@ -13,19 +13,32 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sagittal.errors import ResourceError
+from sagittal.serve.viewer import install_viewer, viewers_folder
+from sagittal.serve.viewer_fetch import from_npm
+
 #: WebGL without a graphics card.
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 
 
-@pytest.fixture
-def page(fake: Any, browser: Any) -> Iterator[Any]:
-    """A window with WebGL, and the installed viewers in the fake service's data."""
+@pytest.fixture(scope="module")
+def viewers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that ``sagittal viewer install niivue`` filled."""
     given = os.environ.get("SAGITTAL_TEST_VIEWERS", "")
-    if not (Path(given) / "niivue" / "installed.json").is_file() or not given:
-        pytest.skip(
-            "NiiVue is not installed: sagittal viewer install niivue, and name its folder by SAGITTAL_TEST_VIEWERS"
-        )
-    shutil.copytree(given, fake.data / "viewers", dirs_exist_ok=True)
+    if given:
+        return Path(given)
+    folder = viewers_folder(tmp_path_factory.mktemp("viewers"))
+    try:
+        install_viewer("niivue", folder, fetch=from_npm(environment=os.environ, home=Path.home()))
+    except ResourceError as error:  # no way out to a registry: nothing that CI could install
+        pytest.skip(f"NiiVue cannot be fetched here: {error}")
+    return folder
+
+
+@pytest.fixture
+def page(fake: Any, browser: Any, viewers: Path) -> Iterator[Any]:
+    """A window with WebGL, and the installed viewers in the fake service's data."""
+    shutil.copytree(viewers, fake.data / "viewers", dirs_exist_ok=True)
     opened = browser.browser_type.launch(executable_path="/usr/bin/chromium", args=FLAGS)
     made = opened.new_page(viewport={"width": 1366, "height": 768}, locale="en-GB")
     made.set_default_timeout(30_000)
