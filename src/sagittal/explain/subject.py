@@ -97,8 +97,12 @@ class Subject:
         with torch.inference_mode():
             for start in range(0, len(images), size):
                 batch = images[start : start + size].to(self.image)
-                total = sum(w * m(batch, self.table_for(batch)).double() for m, w in self.members)
-                parts.append(torch.as_tensor(total).cpu().numpy())
+                table = self.table_for(batch)
+                total = torch.zeros((), dtype=torch.float64)
+                for number, (member, weight) in enumerate(self.members):
+                    maps = self.model.predictor.feature_map(number, batch)
+                    total = total + weight * member.classify_features(maps, table).double().cpu()
+                parts.append(total.numpy())
         return np.concatenate(parts)
 
     def probabilities(self, images: Tensor) -> Floats:

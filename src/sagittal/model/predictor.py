@@ -401,7 +401,7 @@ class Predictor:
         features: list[Floats] = []
         for number, (member, weight) in enumerate(zip(self.members, self.weights, strict=True)):
             for axes in flips:
-                maps = self._maps(number, torch.flip(image, axes) if axes else image)
+                maps = self.feature_map(number, torch.flip(image, axes) if axes else image)
                 answer = member.classify_features(maps, table).double() * (weight / len(flips))
                 total = answer if total is None else total + answer
                 if embed and not axes:
@@ -410,8 +410,16 @@ class Predictor:
             raise ConfigError("a model needs at least one network")
         return total.cpu().numpy(), features
 
-    def _maps(self, number: int, image: Tensor) -> Tensor:
-        """The feature map of one network, by the engine that was found for it."""
+    def feature_map(self, number: int, image: Tensor) -> Tensor:
+        """The last feature map (N, F, *map) of one member, without gradients, by the engine that was found for it.
+
+        Parameters
+        ----------
+        number : int
+            Of the member, from 0.
+        image : (N, C, *size) float32 Tensor
+            The network's input.
+        """
         engine = self._engines.get(number)
         if engine is not None:
             try:
