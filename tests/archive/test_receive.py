@@ -637,11 +637,7 @@ def test_no_other_code_of_the_archive_joins_a_path_from_outside() -> None:
             ):
                 joined.append(f"{path.stem}: {ast.unparse(node.right)}")
     numbers = {"integrity: bytes_per_s", "archive: 2 ** 30"}
-    ours = {
-        "archive: f'{secrets.token_hex(16)}.part'",
-        "receive: f'{secrets.token_hex(16)}.part'",
-        "backup: f'{_INDEX}.part'",
-    }
+    ours = {"archive: f'{self.new_name()}.part'", "backup: f'{_INDEX}.part'"}
     ours |= {f"backup: {name}" for name in ("_ARCHIVE", "_DATABASE", "_INDEX")}
     ours |= {"disk: name", "disk: names[-1]", "disk: place", "recover: name"}  # made or listed by us
     one_way = {"disk: parts[0]", "disk: parts[1]", "disk: parts[2]"}  # path_in

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -46,4 +47,5 @@ def test_records_that_come_while_one_is_written_go_together() -> None:
         await kept
         assert trail.batches[-1] == ["given up", "kept"], "what was begun is told"
 
-    asyncio.run(call())
+    with ThreadPoolExecutor(1) as aside:  # a browser of another test may have its loop in this thread
+        aside.submit(lambda: asyncio.run(call())).result()
