@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Outcome = Literal["stored", "already", "conflict"]
 #: Bytes that are gathered before they are written and their header is understood, while the sender sends the rest; and
-#: those from which on a piece is written as it lies in its sender's buffer, without a copy.
+#: those from which on a piece is written as it lies in its sender's buffer, where it would have to be copied to be kept.
 _GATHERED, _LARGE = 2**17, 2**15
 #: Stands for the bytes of a file that is still coming in.
 _UNKNOWN = 2**62
@@ -167,7 +167,8 @@ class Incoming:
         self._sha.update(piece)
         self._size += len(piece)
         self._gathered += len(piece)
-        if self._gathered >= _GATHERED or (self._file >= 0 and len(piece) >= _LARGE):
+        lasts = isinstance(piece, bytes)
+        if self._gathered >= _GATHERED or (self._file >= 0 and len(piece) >= _LARGE and not lasts):
             self._write(piece)
         else:
             self._pieces.append(piece if isinstance(piece, bytes) else bytes(piece))
