@@ -184,7 +184,7 @@ class PredictNow:
         with self._lock:
             if not line.held or line.under_way >= MOST_UNDER_WAY:
                 return
-            together, size = [line.held.popleft()], 0
+            together = [line.held.popleft()]
             size = len(together[0].data)
             while line.held and len(together) < MOST_TOGETHER and size + len(line.held[0].data) <= MOST_BYTES:
                 size += len(line.held[0].data)

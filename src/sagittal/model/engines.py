@@ -38,7 +38,7 @@ FASTER = 0.9
 ENOUGH = 0.8
 #: Seconds after which no further candidate is tried.
 PROBE_S = 60.0
-#: How often a run is timed, as long as all together take less than some seconds.
+#: How often a run is timed at most, and seconds after which it is not timed again.
 _TIMES, _SHORT_S = 5, 0.2
 #: Up to this many voxels torch may compute a lone volume faster twice at once.
 LONE_VOXELS = 96**3

@@ -181,6 +181,8 @@ async def _waited(function: Callable[..., Instant], *given: Any) -> Instant:
 async def _again(instant: PredictNow, model: ServedModel, picture: bytes) -> Instant:
     try:
         return await _waited(lambda: instant.submit(model, picture, alone=True).result())
+    except Busy as error:
+        raise HTTPException(503, str(error), {"Retry-After": "1"}) from error
     except (WorkerEnded, AnswerError) as error:
         raise HTTPException(503, str(error)) from error
 
